@@ -1,0 +1,132 @@
+"""From an audio file to log-mel frames: decode, mix to mono, resample, STFT, mel, log.
+
+Takes paths from `corpora`, gives arrays to `store`. Nothing here knows of corpora or of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import soxr
+
+SHORTEST = 0.1  # seconds; a clip shorter than this is not usable
+QUIETEST = -80.0  # dBFS; a clip whose peak lies lower counts as silent
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """Parameters of the log-mel spectrogram. Defaults: COLA (arXiv 2010.10915, section 3.1) with librosa's conventions."""
+
+    sample_rate: int = 16_000  # Hz
+    n_fft: int = 1024  # samples; the 400-sample window is zero-padded to this
+    window: int = 400  # samples of the Hann window (25 ms)
+    hop: int = 160  # samples between frames (10 ms)
+    n_mels: int = 64  # bands
+    fmin: float = 60.0  # Hz, lower edge of the lowest band
+    fmax: float = 7800.0  # Hz, upper edge of the highest band
+    floor: float = 1e-5  # smallest mel magnitude before the logarithm
+
+    @property
+    def silence(self) -> float:
+        """The value of a silent frame, ln(floor); short clips are padded with it."""
+        return float(np.log(self.floor))
+
+    def seconds(self, frames: float) -> float:
+        """Duration in seconds of so many hops."""
+        return frames * self.hop / self.sample_rate
+
+
+class Unusable(Exception):
+    """A clip that cannot be used; its text is the reason that the quarantine list shows."""
+
+
+def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
+    """Decode a file (anything libsndfile reads), mix it to mono and resample it (soxr HQ, librosa's default).
+
+    Reads 30 seconds at a time, so an hour at 96 kHz in stereo needs no more memory than its result.
+
+    Returns float32 [samples] in [-1, 1]. Raises `Unusable` with the reason when the file is missing, not audio, cut
+    short, shorter than 0.1 s, silent (peak under -80 dBFS) or has samples that are not numbers.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise Unusable("empty file")
+        with soundfile.SoundFile(path) as file:
+            rate, promised = file.samplerate, file.frames
+            resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
+            parts, read = [], 0
+            while True:
+                block = file.read(30 * rate, dtype="float32", always_2d=True)  # [samples, channels]
+                read += len(block)
+                mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+                done = len(block) < 30 * rate
+                parts.append(resampler.resample_chunk(mono, last=done) if resampler else mono)
+                if done:
+                    break
+    except FileNotFoundError:
+        raise Unusable("file not found") from None
+    except (OSError, soundfile.LibsndfileError) as error:
+        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+        raise Unusable(f"unreadable: {reason.strip().rstrip('.')}") from None
+    if read < 0.9 * promised and promised - read > rate:  # an MP3's promise is off by up to a quarter of a second
+        raise Unusable(f"truncated: {read / rate:.1f} of {promised / rate:.1f} s could be decoded")
+    wave = np.concatenate(parts)
+    if read < SHORTEST * rate:
+        raise Unusable(f"too short: {1000 * read / rate:.0f} ms (at least {1000 * SHORTEST:.0f} ms)")
+    if not np.isfinite(wave).all():
+        raise Unusable("samples that are not finite numbers")
+    peak = np.abs(wave).max()
+    if peak < 10 ** (QUIETEST / 20):
+        level = f"{20 * np.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
+        raise Unusable(f"silent: peak {level} (at least {QUIETEST:.0f} dBFS)")
+    return wave
+
+
+@lru_cache
+def mel_filters(config: MelConfig) -> np.ndarray:
+    """Slaney mel filterbank [n_mels, n_fft/2 + 1]."""
+    return librosa.filters.mel(
+        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
+    )
+
+
+def log_mel(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
+    """Waveform [samples] → natural-log mel magnitudes, float32 [frames, n_mels], time first.
+
+    Equals `log(max(librosa.feature.melspectrogram(power=1.0, ...), floor))`; frames = 1 + samples // hop. Works through
+    the clip in blocks of 2,000 frames, because the complex spectrum of an hour would take gigabytes.
+    """
+    frames = 1 + len(wave) // config.hop
+    padded = np.pad(wave, config.n_fft // 2)
+    out = np.empty((frames, config.n_mels), np.float32)
+    for first in range(0, frames, 2000):
+        last = min(first + 2000, frames)
+        block = padded[first * config.hop : (last - 1) * config.hop + config.n_fft]
+        spectrum = librosa.stft(
+            block, n_fft=config.n_fft, hop_length=config.hop, win_length=config.window, center=False
+        )  # [n_fft/2 + 1, frames]
+        out[first:last] = (mel_filters(config) @ np.abs(spectrum)).T
+    return np.log(np.maximum(out, config.floor, out=out), out=out)
+
+
+def resynthesise(frames: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
+    """Log-mel frames [frames, n_mels] → a waveform that has them, float32 [samples], phases by Griffin-Lim (32 rounds): what
+    the encoder gets, made audible. Silence is what lies at the floor."""
+    magnitude = np.exp(frames.astype(np.float32).T) - config.floor  # [n_mels, frames]
+    wave = librosa.feature.inverse.mel_to_audio(
+        np.maximum(magnitude, 0),
+        sr=config.sample_rate,
+        n_fft=config.n_fft,
+        hop_length=config.hop,
+        win_length=config.window,
+        power=1.0,
+        fmin=config.fmin,
+        fmax=config.fmax,
+    )
+    return wave.astype(np.float32)

@@ -1,0 +1,311 @@
+"""The command line: `python -m colalib COMMAND …`. Every command is one call of the package; nothing is computed here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from colalib.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command. Exits 0 on success; for what a user got wrong, for a full disk and for Ctrl-C it prints one line and
+    exits non-zero."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        fail(
+            "interrupted: what was finished is kept, call the same command again to go on (training: with --resume)",
+            130,
+        )
+    except OSError as error:
+        fail(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}: mend that and call again; finished parts are kept",
+            1,
+        )
+
+
+def fail(text: str, code: int) -> None:
+    """Print one line to standard error and leave."""
+    print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def course(args) -> None:
+    from colalib import course
+
+    sys.exit(course.run(args.runs, args.only))
+
+
+def list_corpora(args) -> None:
+    from colalib import corpora
+
+    for name, text in corpora.KNOWN.items():
+        there = (
+            "on disk"
+            if (corpora.data_folder(args.data) / name).is_dir()
+            else "rendered when asked for"
+            if name == "scores"
+            else "not on disk"
+        )
+        print(f"{name:12} {text} [{there}]")
+    print("FOLDER       any folder with an index.csv, one sub-folder a class, or unlabelled audio")
+
+
+def prepare(args) -> None:
+    from colalib import corpora, store
+
+    kwargs = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
+    corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **kwargs)
+    made = store.build(corpus, args.out, jobs=args.jobs)
+    hours = made.mel.seconds(made.clips["frames"].sum()) / 3600
+    print(f"{made.path}: {len(made)} clips, {hours:.2f} h of log-mel frames")
+    if len(made.quarantine):
+        print(
+            f"{len(made.quarantine)} clips left out; reasons in {made.path / 'quarantine.csv'}, the first: {made.quarantine['path'][0]}: {made.quarantine['reason'][0]}"
+        )
+
+
+def pretrain(args) -> None:
+    from colalib import training
+
+    config = configure(training.PretrainConfig, args, {"minutes": 10.0})
+    out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator)
+    print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
+
+
+def finetune(args) -> None:
+    from colalib import evaluation, training
+
+    if bool(args.encoder) == args.scratch:
+        raise UserError("give --encoder ENC or --scratch, one of the two")
+    config = configure(training.FinetuneConfig, args, {"epochs": 20})
+    out = training.finetune(args.store, args.out, config, args.encoder, args.resume, args.accelerator)
+    report(*evaluation.evaluate(args.store, [out]), out / "results.json")
+
+
+def evaluate(args) -> None:
+    from colalib import evaluation
+
+    report(*evaluation.evaluate(args.store, args.run), args.out)
+
+
+def probe(args) -> None:
+    from colalib import evaluation
+
+    report(
+        *evaluation.probe(args.store, args.encoder, args.label, args.fold, args.folds, args.arch, args.seed), args.out
+    )
+
+
+def compare(args) -> None:
+    from colalib import evaluation, training
+
+    out = Path(args.out)
+    counts = tuple(args.labels_per_class or [None])
+    supervised = training.FinetuneConfig(minutes=args.minutes) if args.minutes else training.FinetuneConfig(epochs=20)
+    if args.frozen:
+        supervised = None
+    results = evaluation.compare(
+        args.store,
+        args.encoder,
+        out.with_suffix(""),
+        args.label,
+        args.seeds,
+        counts,
+        args.fold,
+        args.folds,
+        supervised,
+        args.accelerator,
+    )
+    report(*results, out)
+
+
+def embed(args) -> None:
+    from colalib import evaluation
+
+    n, d = evaluation.embed_to_file(args.source, args.encoder, args.out, args.arch, args.seed)
+    print(f"{args.out}: {n} embeddings of {d} numbers")
+
+
+def bench(args) -> None:
+    from colalib import bench
+
+    bench.run(quick=args.quick)
+
+
+# ------------------------------------------------------------------------------------------------ helpers
+
+
+def configure(kind, args, default: dict):
+    """The config dataclass from the options that were given. With --resume the run's own settings fill in the others; else
+    `default` says how long to train."""
+    from colalib.files import read_json
+
+    names = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    length = {"steps", "epochs", "minutes"}
+    if args.resume and (Path(args.out) / "config.json").exists():
+        made = read_json(Path(args.out) / "config.json", "a run").get("config", {})
+        if length & given.keys():
+            made = {name: value for name, value in made.items() if name not in length}
+        return kind(**{name: value for name, value in made.items() if name in names} | given)
+    if not length & given.keys():
+        given |= default
+    return kind(**given)
+
+
+def report(results: dict, predictions, out: str | Path | None) -> None:
+    """Print the table of results; write results.json and predictions.csv if `out` names a file."""
+    from colalib import evaluation
+
+    print(f"{results['task']}: {results['n_clips']} {results['split']} clips, accuracy in %")
+    print(evaluation.table(results).to_string(index=False))
+    for row in results["results"]:
+        if row["pretrain_overlap"]:
+            print(
+                f"note: {row['model']}: {row['pretrain_overlap']} of its test clips were in pre-training (without labels)"
+            )
+    if out:
+        evaluation.save(results, out, predictions)
+        print(f"written to {out}")
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m colalib", description="Contrastive learning of audio representations (COLA)."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, text):
+        made = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        made.set_defaults(run=run)
+        return made
+
+    def training_options(made):
+        made.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+        length = made.add_mutually_exclusive_group()
+        length.add_argument("--minutes", type=positive, help="train so many minutes of wall clock")
+        length.add_argument("--steps", type=count, help="train so many steps (batches)")
+        length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
+        made.add_argument("--arch", choices=["b0", "b0-small"], help="encoder (default b0-small)")
+        made.add_argument("--batch-size", type=count, help="pairs or segments a step (default 128 pairs, 64 segments)")
+        made.add_argument("--lr", type=positive, help="peak learning rate (default 2e-3, fine-tuning 1e-3)")
+        made.add_argument("--seed", type=int, help="of weights, pairs and dropout (default 0)")
+        made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
+        accelerator(made)
+
+    def accelerator(made):
+        made.add_argument(
+            "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to train"
+        )
+
+    def task(made):
+        made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
+        made.add_argument("--fold", help="test fold, for corpora with folds (default: each in turn)")
+        made.add_argument("--folds", type=count, help="make so many new grouped folds instead of the corpus' own split")
+
+    def encoder(made, extra=""):
+        made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, or random{extra}")
+        made.add_argument("--arch", choices=["b0", "b0-small"], default="b0-small", help="of the random encoder")
+        made.add_argument("--seed", type=int, default=0, help="of the random encoder")
+
+    made = command("course", course, "build the demo corpus, run all notebooks in order, print the table of results")
+    made.add_argument(
+        "--runs", default=None, help="folder for runs, executed notebooks and results.json (default: runs/)"
+    )
+    made.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="only notebooks whose names start so, e.g. 01")
+
+    made = command("corpora", list_corpora, "known corpora, and which are on disk")
+    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
+
+    made = command("prepare", prepare, "turn a corpus into a store of log-mel frames")
+    made.add_argument("corpus", help="scores, fma_small, fma_medium, fma_large, or a folder of audio")
+    made.add_argument(
+        "--out", required=True, metavar="STORE", help="folder to write; an interrupted call goes on when repeated"
+    )
+    made.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores")
+    made.add_argument(
+        "--labels", choices=["folder", "none"], help="sub-folders are classes, or no labels (default: by the layout)"
+    )
+    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
+    made.add_argument("--clips-per-class", type=count, help="size of the rendered corpus `scores` (default 200)")
+
+    made = command(
+        "pretrain", pretrain, "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)"
+    )
+    made.add_argument("store", nargs="+")
+    made.add_argument("--objective", choices=["bilinear", "cosine", "triplet"], help="default bilinear")
+    training_options(made)
+
+    made = command(
+        "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
+    )
+    made.add_argument("store")
+    made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder")
+    made.add_argument("--scratch", action="store_true", help="start from random weights")
+    made.add_argument("--labels-per-class", type=count, metavar="K", help="use only K labelled clips a class")
+    made.add_argument("--label", metavar="COLUMN", help="column of the store's table to predict (default label)")
+    made.add_argument("--fold", help="test fold, for corpora with folds (default: the first)")
+    training_options(made)
+
+    made = command("evaluate", evaluate, "saved classifiers on the test clips, side by side")
+    made.add_argument("store")
+    made.add_argument("run", nargs="+")
+    made.add_argument("--out", metavar="FILE.json")
+
+    made = command("probe", probe, "linear probe of a frozen encoder, or of mel statistics")
+    made.add_argument("store")
+    encoder(made, ", or mel-stats")
+    task(made)
+    made.add_argument("--out", metavar="FILE.json")
+
+    made = command("compare", compare, "chance, mel-stats, random, probe, kNN, scratch and fine-tuned in one table")
+    made.add_argument("store")
+    made.add_argument("--encoder", required=True, metavar="ENC", help="run folder of a pre-trained encoder")
+    made.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
+    made.add_argument(
+        "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"
+    )
+    made.add_argument("--minutes", type=positive, help="of each supervised run (default: 20 epochs)")
+    made.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
+    made.add_argument(
+        "--out", default="results.json", metavar="FILE.json", help="the runs are kept in a folder beside it"
+    )
+    task(made)
+    accelerator(made)
+
+    made = command(
+        "embed", embed, "embeddings of a folder or store as .npz: clip_id, embedding [n, d], the table's columns"
+    )
+    made.add_argument("source", help="folder of audio, or a store")
+    encoder(made)
+    made.add_argument("--out", required=True, metavar="FILE.npz")
+
+    made = command("bench", bench, "speed of training and preparing, as ratios to a reference in the same run")
+    made.add_argument("--quick", action="store_true", help="shorter, noisier")
+    return top

@@ -1,0 +1,388 @@
+"""What an encoder is worth: clip features, linear probe, kNN, scratch against fine-tuned, with intervals.
+
+Takes stores and runs; every judgement is a table of predictions on test clips (`predictions.csv`), and `summary` turns
+such a table into `results.json`. Figures are drawn elsewhere, from these.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import nn
+from tqdm.auto import tqdm
+
+from colalib import corpora, training
+from colalib.corpora.table import Split, splits
+from colalib.errors import UserError
+from colalib.files import atomic, write_json
+from colalib.models import Encoder
+from colalib.segments import FRAMES, Clips, clip_batches
+from colalib.store import MelStore, build
+from colalib.training import FinetuneConfig, Pretrained, load_encoder, open_store, prediction_table
+
+HOP = FRAMES // 2  # overlapping segments for embeddings
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
+DRAWS = 2000  # bootstrap draws
+
+# ------------------------------------------------------------------------------------------------ features
+
+
+@torch.no_grad()
+def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | torch.device = "cpu") -> np.ndarray:
+    """Clip embeddings, float32 [n, 2 · dim]: mean and standard deviation of h over a clip's segments (98 frames every 49)."""
+    encoder = encoder.eval().to(device)
+    parts = []
+    with tqdm(total=len(clips), desc="embed", unit="clip", disable=not progress) as bar:
+        for x, owner, numbers in clip_batches(clips, HOP):
+            h = encoder(x.to(device)).float().cpu().numpy()  # [S, dim]
+            parts += [
+                np.concatenate([h[owner == i].mean(axis=0), h[owner == i].std(axis=0)]) for i in range(len(numbers))
+            ]
+            bar.update(len(numbers))
+    return np.stack(parts)
+
+
+def mel_stats(clips: Clips) -> np.ndarray:
+    """The simplest features, float32 [n, 2 · n_mels]: mean and standard deviation over time of each log-mel band."""
+    frames = (clips.frames(i).astype(np.float32) for i in range(len(clips)))
+    return np.stack([np.concatenate([x.mean(axis=0), x.std(axis=0)]) for x in frames])
+
+
+def calibrate(encoder: Encoder, clips: Clips, seed: int = 0, batches: int = 20) -> Encoder:
+    """Give an untrained encoder the normalisation that training would have given it: `std` and BatchNorm statistics, averaged
+    over `batches` batches of 64 random segments. Without it a random encoder is a straw man."""
+    rng = np.random.default_rng((seed, 8))
+    encoder.std.fill_(clips.std(seed))
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    momentum = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain average over batches
+    encoder.train()
+    with torch.no_grad():
+        for _ in range(batches):
+            encoder(torch.from_numpy(np.stack([clips.crop(i, rng) for i in rng.integers(len(clips), size=64)])))
+    for m, value in zip(norms, momentum):
+        m.momentum = value
+    return encoder.eval()
+
+
+# ------------------------------------------------------------------------------------------------ frozen features
+
+
+def linear_probe(x: np.ndarray, y: np.ndarray, split: Split) -> np.ndarray:
+    """Standardised features [n, d] → multinomial logistic regression; its strength is chosen on the validation side, then
+    it is fitted on train + valid. Returns predictions for the test side."""
+
+    def fit(rows: np.ndarray, strength: float):
+        with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: threads only wait for each other
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x[rows], y[rows])
+
+    scores = [fit(split.train, c).score(x[split.valid], y[split.valid]) for c in STRENGTHS]
+    best = STRENGTHS[int(np.argmax(scores))]
+    return fit(np.concatenate([split.train, split.valid]), best).predict(x[split.test])
+
+
+def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
+    """The k nearest clips of train + valid by cosine distance of standardised features vote. Returns test predictions."""
+    rows = np.concatenate([split.train, split.valid])
+    model = make_pipeline(
+        StandardScaler(), KNeighborsClassifier(min(k, len(rows)), metric="cosine", weights="distance")
+    )
+    return model.fit(x[rows], y[rows]).predict(x[split.test])
+
+
+def judge(
+    store: MelStore,
+    features: np.ndarray,
+    model: str,
+    label: str,
+    divisions: list[Split],
+    seed: int = 0,
+    method: Callable[[np.ndarray, np.ndarray, Split], np.ndarray] = linear_probe,
+) -> pd.DataFrame:
+    """Predictions of `method` on frozen features for every division, as one table."""
+    y = store.clips[label].values
+    return pd.concat([prediction_table(store, s, label, method(features, y, s), model, seed) for s in divisions])
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def _draws(table: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap weights for the groups [DRAWS, G] and, where there are several, the seeds [DRAWS, S] of a table."""
+    groups, seeds = table["group"].nunique(), table["seed"].nunique()
+    return (
+        rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS),
+        rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS),
+    )
+
+
+def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Right predictions and predictions per seed and group, both [S, G]."""
+    right = (table["label"] == table["predicted"]).astype(float)
+    cells = pd.DataFrame({"seed": table["seed"], "group": table["group"], "right": right, "all": 1.0})
+    cells = cells.groupby(["seed", "group"])[["right", "all"]].sum().unstack(fill_value=0)
+    return cells["right"].values, cells["all"].values
+
+
+def _resampled(table: pd.DataFrame, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Accuracy in every bootstrap draw [DRAWS]. A model that does not depend on the seed has one, and keeps it."""
+    right, total = _right(table)
+    by_group, by_seed = weights
+    if len(right) != by_seed.shape[1]:
+        by_seed = np.ones((DRAWS, 1))
+    return np.einsum("rs,sg,rg->r", by_seed, right, by_group) / np.einsum("rs,sg,rg->r", by_seed, total, by_group)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """The central 95% of bootstrap draws."""
+    return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
+
+
+def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, split: str = "test") -> dict:
+    """Predictions of several models on the same test clips of one task → the content of results.json.
+
+    Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and seeds; those of differences
+    are paired: the same groups and seeds are drawn for both models. `overlap`: for each model the number of test clips
+    that its encoder saw in pre-training.
+
+    Raises `UserError` if the models were not judged on the same clips.
+    """
+    models = list(dict.fromkeys(predictions["model"]))
+    tables = {m: predictions[predictions["model"] == m] for m in models}
+    clips = {m: frozenset(t["clip_id"]) for m, t in tables.items()}
+    if len({*clips.values()}) > 1 or predictions["task"].nunique() > 1:
+        raise UserError(
+            "the models were judged on different test clips or tasks: compare runs of one store, label and fold"
+        )
+    rng = np.random.default_rng(0)
+    weights = _draws(max(tables.values(), key=lambda t: t["seed"].nunique()), rng)
+    draws = {m: _resampled(t, weights) for m, t in tables.items()}
+    results, differences = [], []
+    for m, table in tables.items():
+        per_seed = (table["label"] == table["predicted"]).groupby(table["seed"]).mean()
+        results.append(
+            {
+                "model": m,
+                "seeds": [int(s) for s in per_seed.index],
+                "per_seed": [round(float(v), 4) for v in per_seed],
+                "mean": round(float(per_seed.mean()), 4),
+                "ci95": interval(draws[m]),
+                "ci_method": "bootstrap over groups and seeds" if len(per_seed) > 1 else "bootstrap over groups",
+                "pretrain_overlap": int((overlap or {}).get(m, 0)),
+            }
+        )
+    means = {r["model"]: r["mean"] for r in results}
+    for i, b in enumerate(models):
+        for a in models[i + 1 :]:
+            ci = interval(draws[a] - draws[b])
+            differences.append({"a": a, "b": b, "mean": round(means[a] - means[b], 4), "ci95": ci})
+    first = tables[models[0]]
+    first = first[first["seed"] == first["seed"].iloc[0]]
+    counts = first["label"].value_counts(normalize=True)
+    return {
+        "model_name": models,
+        "accuracies": [means[m] for m in models],
+        "task": predictions["task"].iloc[0],
+        "split": split,
+        "n_clips": len(first),
+        "chance": round(float(counts.max()), 4),
+        "results": results,
+        "differences": differences,
+    }
+
+
+def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
+    """Exact McNemar test between two models on the same clips (McNemar 1947), all seeds of a clip pooled by majority:
+    clips that only `a` gets right, clips that only `b` gets right, and the two-sided p-value."""
+    right = predictions.assign(right=predictions["label"] == predictions["predicted"])
+    table = right.groupby(["clip_id", "model"])["right"].mean().unstack() > 0.5
+    only_a, only_b = int((table[a] & ~table[b]).sum()), int((table[b] & ~table[a]).sum())
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
+
+
+def table(results: dict) -> pd.DataFrame:
+    """results.json as a table of per cent: model, accuracy, interval, difference from the row above it."""
+    rows = [{"model": "chance", "accuracy": 100 * results["chance"], "95% interval": "", "seeds": 0}]
+    for r in results["results"]:
+        low, high = (100 * v for v in r["ci95"])
+        rows.append(
+            {
+                "model": r["model"],
+                "accuracy": 100 * r["mean"],
+                "95% interval": f"{low:.1f} – {high:.1f}",
+                "seeds": len(r["seeds"]),
+            }
+        )
+    return pd.DataFrame(rows).round({"accuracy": 1})
+
+
+def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
+    """Write results.json to `out`, and predictions.csv beside it."""
+    write_json(Path(out), results)
+    if predictions is not None:
+        with atomic(Path(out).with_name("predictions.csv"), "w") as file:
+            predictions.to_csv(file, index=False)
+
+
+# ------------------------------------------------------------------------------------------------ whole comparisons
+
+
+def overlap(store: MelStore, divisions: list[Split], loaded: Pretrained) -> int:
+    """How many test clips the encoder saw in pre-training."""
+    tested = np.concatenate([s.test for s in divisions])
+    return sum(clip in loaded.seen for clip in store.ids[tested])
+
+
+def probe(
+    store: MelStore | Path | str,
+    encoder: str | Path,
+    label: str = "label",
+    fold: str | None = None,
+    folds: int | None = None,
+    arch: str = "b0-small",
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[dict, pd.DataFrame]:
+    """Linear probe of one encoder (a run folder, `random` or `mel-stats`) on one task: (results, predictions)."""
+    store = open_store(store)
+    divisions = splits(store.clips, label, fold, folds)
+    features, loaded = frozen_features(store, encoder, arch, seed, progress)
+    name = loaded.name if loaded else "mel-stats"
+    predictions = judge(store, features, name, label, divisions, seed)
+    return summary(predictions, {name: overlap(store, divisions, loaded) if loaded else 0}), predictions
+
+
+def frozen_features(
+    store: MelStore, encoder: str | Path, arch: str = "b0-small", seed: int = 0, progress: bool = True
+) -> tuple[np.ndarray, Pretrained | None]:
+    """Features of all clips of a store, [n, d], and the encoder they come from (None for `mel-stats`). A random encoder is
+    calibrated on the clips that pre-training could have seen."""
+    clips = Clips([store], [np.arange(len(store))])
+    if encoder == "mel-stats":
+        return mel_stats(clips), None
+    loaded = load_encoder(encoder, arch, seed)
+    loaded.check(store)
+    if encoder == "random":
+        calibrate(loaded.encoder, training.pretraining_clips([store]), seed)
+    return embed(loaded.encoder, clips, progress), loaded
+
+
+def compare(
+    store: MelStore | Path | str,
+    encoder: str | Path,
+    out: Path | str,
+    label: str = "label",
+    seeds: int = 3,
+    labels_per_class: tuple[int | None, ...] = (None,),
+    fold: str | None = None,
+    folds: int | None = None,
+    finetune: FinetuneConfig | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> tuple[dict, pd.DataFrame]:
+    """Everything side by side on one task: mel-stats, random, probe and kNN of `encoder`, scratch and fine-tuned.
+
+    `finetune` sets the supervised runs (None: frozen features only; see `supervised`). Each number of `labels_per_class`
+    (None: all) adds its own rows of scratch and fine-tuned. Returns (results, predictions).
+    """
+    store, out = open_store(store), Path(out)
+    divisions = splits(store.clips, label, fold, folds)
+    loaded = load_encoder(encoder)
+    features, _ = frozen_features(store, encoder, progress=progress)
+    parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
+    for seed in range(seeds):
+        random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress)
+        parts.append(judge(store, random, "random", label, divisions, seed))
+    parts.append(judge(store, features, "probe", label, divisions))
+    parts.append(judge(store, features, "kNN", label, divisions, method=knn))
+    seen = overlap(store, divisions, loaded)
+    seen_by = {"probe": seen, "kNN": seen}
+    if finetune is not None:
+        if folds:
+            raise UserError("supervised runs follow the corpus' own split: leave out --folds")
+        config = replace(finetune, label=label, arch=loaded.encoder.arch)
+        for k in labels_per_class:
+            parts.append(supervised(store, encoder, out, config, seeds, k, fold, accelerator, progress))
+            seen_by |= {m: seen for m in parts[-1]["model"].unique() if m.startswith("fine-tuned")}
+    predictions = pd.concat(parts, ignore_index=True)
+    return summary(predictions, seen_by), predictions
+
+
+def supervised(
+    store: MelStore | Path | str,
+    encoder: str | Path,
+    out: Path | str,
+    config: FinetuneConfig,
+    seeds: int = 3,
+    labels_per_class: int | None = None,
+    fold: str | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Predictions of the same classifier trained from scratch and from `encoder`, for every seed and fold, with
+    `labels_per_class` labelled clips a class (None: all). The runs are kept under `out` and reused."""
+    store, parts = open_store(store), []
+    for division in splits(store.clips, config.label, fold):
+        for seed in range(seeds):
+            for name, start in (("scratch", None), ("fine-tuned", encoder)):
+                k = labels_per_class
+                run = Path(out) / f"{name}-{config.label}-{k or 'all'}-{division.fold or 'split'}-{seed}"
+                made = replace(config, fold=division.fold or None, labels_per_class=k, seed=seed)
+                training.finetune(store, run, made, start, resume=True, accelerator=accelerator, progress=progress)
+                parts.append(read_predictions(run).assign(model=name if k is None else f"{name} ({k} a class)"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def read_predictions(run: Path | str) -> pd.DataFrame:
+    """predictions.csv of a finished run."""
+    return pd.read_csv(Path(run) / "predictions.csv", dtype=str, keep_default_na=False).astype({"seed": int})
+
+
+def evaluate(store: MelStore | Path | str, runs: list[Path | str]) -> tuple[dict, pd.DataFrame]:
+    """Saved classifiers on the test clips of their task, side by side: (results, predictions). Runs that differ only in
+    their seed, by `config.json`, count as seeds of one model."""
+    store = open_store(store)
+    parts, seen_by = [], {}
+    for run in runs:
+        module, loaded = training.load_classifier(run)
+        loaded.check(store)
+        config = module.config
+        division = splits(store.clips, config.label, config.fold)[0]
+        parts.append(training.predict(module, store, division, Path(run).name))
+        seen_by[Path(run).name] = overlap(store, [division], loaded)
+    predictions = pd.concat(parts, ignore_index=True)
+    return summary(predictions, seen_by), predictions
+
+
+def embed_to_file(
+    source: Path | str, encoder: str | Path, out: Path | str, arch: str = "b0-small", seed: int = 0
+) -> tuple[int, int]:
+    """Embed a store, or a folder of audio, into an .npz: clip_id, embedding float32 [n, d], and the table's columns as
+    fixed-width text (no pickle). A folder's frames are prepared beside `out`. Returns (n, d)."""
+    out = Path(out)
+    if (Path(source) / "clips.csv").exists():
+        store = MelStore(source)
+    else:
+        store = build(corpora.load(source), out.with_suffix(".store"))
+    features, _ = frozen_features(store, encoder, arch, seed)
+    columns = {c: store.clips[c].values.astype(str) for c in store.clips if c not in ("shard", "start", "frames")}
+    with atomic(out) as file:
+        np.savez(file, embedding=features, **columns)
+    return features.shape

@@ -1,0 +1,195 @@
+"""Encoders and what sits on them: EfficientNet on log-mel segments → h, projection g, similarities, classifier.
+
+Data comes from `segments` ([B, frames, mels], time first) and goes to `objectives` and `training`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from efficientnet_pytorch import EfficientNet
+from efficientnet_pytorch.utils import efficientnet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colalib.errors import UserError
+
+# width and depth multipliers of the EfficientNet family (Tan & Le 2019, table 1); b0-small is for laptops
+ARCHITECTURES = {"b0": (1.0, 1.0), "b0-small": (0.5, 0.5)}
+RECIPES = ("float32", "bf16")
+
+
+def choose_recipe() -> str:
+    """Arithmetic of training on this CPU: "bf16" where it multiplies bfloat16 in hardware, else "float32"."""
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from some torch versions and platforms
+    return "bf16" if any(getattr(torch.cpu, flag, lambda: False)() for flag in flags) else "float32"
+
+
+class Encoder(nn.Module):
+    """Log-mel segment → embedding h (COLA, arXiv 2010.10915, section 2: EfficientNet-B0, global max pooling).
+
+    Input `[B, T, M]`: natural-log mel magnitudes, time first, any T. Each segment loses its own mean and is divided
+    by `std`, one number computed on the pre-training clips. Output `[B, dim]` float32, dim 1280 (`b0`) or 640
+    (`b0-small`).
+
+    `net` is efficientnet_pytorch's network (no head, one input channel) and its weights interchange with the
+    package's; only the order of work is our own, because on a CPU it is 2 to 4 times faster (`python -m colalib
+    bench`): channels last throughout, so that a 1x1 convolution is one matrix product, and `_Depthwise` below.
+    `drop_connect` is the rate of the last block; it grows linearly from 0 at the first (stochastic depth).
+    `recipe` is the arithmetic of training on a CPU: "bf16", "float32" or "auto" (`choose_recipe`). Evaluation is
+    always float32, as embeddings in bfloat16 are off by more than 1%; on a GPU autocast decides.
+    """
+
+    def __init__(
+        self, arch: str = "b0-small", drop_connect: float = 0.0, std: float = 1.0, recipe: str = "auto"
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHITECTURES:
+            raise UserError(f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
+        if recipe not in ("auto", *RECIPES):
+            raise UserError(f"unknown recipe {recipe!r}: choose one of auto, {', '.join(RECIPES)}")
+        width, depth = ARCHITECTURES[arch]
+        blocks, params = efficientnet(width, depth, drop_connect_rate=drop_connect, image_size=None, include_top=False)
+        self.arch = arch
+        self.recipe = choose_recipe() if recipe == "auto" else recipe
+        self.net = EfficientNet(blocks, params)
+        self.net._change_in_channels(1)
+        for m in self.net.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.momentum = 0.1  # the package's 0.01 leaves the running statistics at their start for hundreds of steps
+        self.dim = self.net._bn1.num_features
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for x in self.feature_maps(x):
+            pass  # only the last one
+        return x.amax(dim=(1, 2)).float()  # [B, dim]
+
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""
+        net = self.net
+        x = (x - x.mean(dim=(1, 2), keepdim=True)) / self.std  # [B, T, M]
+        if self.training and self.recipe == "bf16" and x.device.type == "cpu":
+            x = x.bfloat16()
+        x = F.silu(_batch_norm(_conv_same(x[..., None], net._conv_stem), net._bn0))  # [B, T/2, M/2, 32 (b0)]
+        for i, block in enumerate(net._blocks):
+            x = _mbconv(block, x, drop=net._global_params.drop_connect_rate * i / len(net._blocks))
+            yield x  # [B, T/2 … T/32, M/2 … M/32, 16 … 320 (b0)]
+        yield F.silu(_batch_norm(_pointwise(x, net._conv_head), net._bn1))  # [B, T/32, M/32, dim]
+
+
+def _mbconv(block: nn.Module, x: Tensor, drop: float) -> Tensor:
+    """The package's MBConvBlock on `[B, H, W, C]`: expand, depthwise, squeeze and excite, project, skip."""
+    y = x
+    if block._block_args.expand_ratio != 1:
+        y = F.silu(_batch_norm(_pointwise(y, block._expand_conv), block._bn0))  # [B, H, W, E], E = expanded C
+    depthwise = block._depthwise_conv
+    if y.device.type == "cpu":
+        y = _Depthwise.apply(y, depthwise.weight, depthwise.stride[0])
+    else:
+        y = _conv_same(y, depthwise)  # [B, H', W', E]
+    y = F.silu(_batch_norm(y, block._bn1))
+    # sum, then divide: the backward of mean() would divide the whole map
+    s = y.sum(dim=(1, 2)) / (y.shape[1] * y.shape[2])  # [B, E]
+    s = _pointwise(F.silu(_pointwise(s, block._se_reduce)), block._se_expand).sigmoid()  # [B, E]
+    y = _batch_norm(_pointwise(y * s[:, None, None], block._project_conv), block._bn2)  # [B, H', W', C']
+    if y.shape != x.shape:  # as in the package, only a block that keeps the shape has a skip connection
+        return y
+    if drop and block.training:
+        keep = torch.rand(len(y), 1, 1, 1, device=y.device) >= drop  # one draw a segment
+        y = y * (keep / (1 - drop)).to(y.dtype)
+    return y + x
+
+
+def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """1x1 convolution of `[..., C]` as a matrix product."""
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+    return F.linear(x, conv.weight.flatten(1).to(x.dtype), bias)
+
+
+def _batch_norm(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])  # [B*H*W, C]
+    y = F.batch_norm(rows, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, bn.momentum, bn.eps)
+    return y.view(x.shape)
+
+
+def _same_padding(n: int, k: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding before and after an axis of length n."""
+    total = max((-(-n // stride) - 1) * stride + k - n, 0)
+    return total // 2, total - total // 2
+
+
+def _conv_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Convolution of `[B, H, W, C]` with "same" padding → `[B, ceil(H/stride), ceil(W/stride), C']`."""
+    k, stride = conv.kernel_size[0], conv.stride[0]
+    top, bottom = _same_padding(x.shape[1], k, stride)
+    left, right = _same_padding(x.shape[2], k, stride)
+    x = F.pad(x, (0, 0, left, right, top, bottom)).permute(0, 3, 1, 2)
+    return F.conv2d(x, conv.weight.to(x.dtype), stride=stride, groups=conv.groups).permute(0, 2, 3, 1)
+
+
+class _Depthwise(torch.autograd.Function):
+    """Depthwise convolution with "same" padding for the CPU, `[B, H, W, C]` → `[B, ceil(H/stride), ceil(W/stride), C]`.
+
+    Equal to `_conv_same`; two of oneDNN's kernels are avoided because they take most of a training step:
+    - the strided backward (in bfloat16 10 to 20 times slower than in float32) and the padded copy before it:
+      a strided convolution is the plain one of which every second output is kept;
+    - the 5x5 weight gradient. On a small map it is a matrix product per channel over the batch, which gives every
+      pair (input position, output position); the pairs that one tap of the kernel joins are then added up.
+    """
+
+    max_pairs = 40_000  # of positions: above, memory grows and the convolution in float32 is faster
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        k = weight.shape[-1]
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight.to(x.dtype), padding=k // 2, groups=len(weight)).permute(0, 2, 3, 1)
+        return y if stride == 1 else y[_kept(x)].contiguous()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        (_, H, W, _), k = x.shape, weight.shape[-1]
+        full = grad.contiguous()
+        if ctx.stride == 2:
+            full = grad.new_zeros(x.shape)
+            full[_kept(x)] = grad
+        if k == 3:
+            grad_x, grad_weight = _depthwise_backward(full, x, weight.to(x.dtype), (True, True))
+        else:
+            grad_x, _ = _depthwise_backward(full, x, weight.to(x.dtype), (True, False))
+            if H * W * grad.shape[1] * grad.shape[2] <= _Depthwise.max_pairs:
+                pairs = torch.einsum("bpc,bqc->cpq", x.flatten(1, 2), grad.flatten(1, 2))  # [C, HW, H'W']
+                grad_weight = pairs.flatten(1) @ _taps(H, W, k, ctx.stride).to(x.dtype)  # [C, k*k]
+            else:
+                _, grad_weight = _depthwise_backward(full.float(), x.float(), weight, (False, True))
+        return grad_x, grad_weight.view_as(weight).to(weight.dtype), None
+
+
+def _depthwise_backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> list[Tensor | None]:
+    """Gradients of a plain depthwise convolution for x and for the weight; `torch.nn.grad` would lose the format."""
+    grad, x, pad = grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight.shape[-1] // 2
+    args = (None, (1, 1), (pad, pad), (1, 1), False, (0, 0), len(weight), (*wanted, False))
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, *args)
+    return [grad_x if grad_x is None else grad_x.permute(0, 2, 3, 1), grad_weight]
+
+
+def _kept(x: Tensor) -> tuple[slice, ...]:
+    """The outputs of a plain convolution on `[B, H, W, C]` that one of stride 2 with "same" padding has."""
+    return slice(None), slice((x.shape[1] - 1) % 2, None, 2), slice((x.shape[2] - 1) % 2, None, 2)
+
+
+@lru_cache(maxsize=16)
+def _taps(h: int, w: int, k: int, stride: int) -> Tensor:
+    """`[h*w*h'*w', k*k]` of 0 and 1: the tap of a k×k kernel that joins an input position to an output position."""
+
+    def axis(n: int) -> Tensor:  # [n, n', k]
+        outputs = torch.arange(-(-n // stride)) * stride - _same_padding(n, k, stride)[0]
+        tap = torch.arange(n)[:, None] - outputs  # [n, n']
+        return (tap[..., None] == torch.arange(k)).float()
+
+    return torch.einsum("hak,wbl->hwabkl", axis(h), axis(w)).reshape(-1, k * k)

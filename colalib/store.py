@@ -1,0 +1,171 @@
+"""MelStore: the log-mel frames of a whole corpus in one folder, memory-mapped.
+
+`build` fills it from a corpus in parallel (decode, mel, float16 shards) and lists what it could not use;
+`MelStore` opens it for `segments` and `evaluation` at a cost that does not depend on its size.
+
+    clips.csv        a row a clip: shard, start, frames, and the corpus' columns; written last: it marks a complete store
+    frames-00000.npy float16 [frames, n_mels] of consecutive clips
+    quarantine.csv   path, reason of every clip that is not in the store
+    config.json      corpus, MelConfig, fingerprint of the clip table, versions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from colalib import audio
+from colalib.audio import MelConfig
+from colalib.corpora.table import Corpus
+from colalib.errors import UserError
+from colalib.files import atomic, fingerprint, read_json, write_json
+
+FORMAT = 1
+
+
+def build(
+    corpus: Corpus, out: Path | str, config: MelConfig = MelConfig(), jobs: int = -1, progress: bool = True
+) -> MelStore:
+    """Turn every clip of `corpus` into log-mel frames under `out`; go on where an interrupted build stopped.
+
+    `jobs` processes share the shards (-1: all cores). The result does not depend on `jobs` or on interruptions, byte for
+    byte. Clips that cannot be used go to quarantine.csv with the reason.
+
+    Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip is usable.
+    """
+    out = Path(out)
+    table = fingerprint(corpus.clips.to_csv(index=False).splitlines())
+    wanted = {
+        "store format": FORMAT,
+        "corpus": corpus.name,
+        "table of clips": table,
+        "mel": dataclasses.asdict(config),
+    }
+    if (out / "config.json").exists():
+        made = read_json(out / "config.json", "a store")
+        for key in wanted:
+            if made.get(key) != wanted[key]:
+                raise UserError(f"{out} was made with another {key}: choose another --out, or delete it")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not a store and not empty: choose another --out")
+    else:
+        versions = {p: importlib.metadata.version(p) for p in ("librosa", "numpy", "soundfile", "soxr")}
+        write_json(out / "config.json", wanted | {"versions": versions})
+    if not (out / "clips.csv").exists():
+        _fill(corpus, out, config, jobs, progress)
+    return MelStore(out)
+
+
+def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: bool) -> None:
+    n = len(corpus.clips)
+    size = max(16, -(-n // 1000))  # clips a shard: small enough to share the work, few enough files
+    shards = range(0, n, size)
+    paths = [corpus.root / path for path in corpus.clips["path"]]
+    todo = [s for s in range(len(shards)) if not _rows_file(out, s).exists()]
+    work = joblib.Parallel(
+        n_jobs=min(joblib.cpu_count(), max(len(todo), 1)) if jobs == -1 else jobs, return_as="generator_unordered"
+    )(joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo)
+    with tqdm(
+        total=n,
+        initial=n - sum(min(size, n - shards[s]) for s in todo),
+        desc=f"prepare {corpus.name}",
+        unit="clip",
+        disable=not progress,
+    ) as bar:
+        for done in work:
+            bar.update(done)
+    rows = pd.concat(
+        [pd.read_csv(_rows_file(out, s), keep_default_na=False, dtype={"reason": str}) for s in range(len(shards))],
+        ignore_index=True,
+    )
+    usable = (rows["reason"] == "").values
+    quarantine = pd.DataFrame({"path": corpus.clips["path"][~usable].values, "reason": rows["reason"][~usable].values})
+    quarantine = pd.concat([quarantine, corpus.excluded], ignore_index=True)
+    with atomic(out / "quarantine.csv", "w") as file:
+        quarantine.to_csv(file, index=False)
+    if not usable.any():
+        first = f"{quarantine['path'].iloc[0]}: {quarantine['reason'].iloc[0]}"
+        raise UserError(
+            f"{corpus.root}: none of {n} clips is usable (first: {first}); all reasons are in {out / 'quarantine.csv'}"
+        )
+    clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
+    with atomic(out / "clips.csv", "w") as file:
+        clips.to_csv(file, index=False)
+    for s in range(len(shards)):
+        _rows_file(out, s).unlink()
+
+
+def _rows_file(out: Path, shard: int) -> Path:
+    return out / f"rows-{shard:05d}.csv"
+
+
+def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) -> int:
+    """Compute one shard and the rows that describe it; the rows, written last, mark it as done."""
+    rows, start = [], 0
+    header = io.BytesIO()  # numpy leaves room in the header for the final number of frames
+    with atomic(out / f"frames-{shard:05d}.npy") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f2", "fortran_order": False, "shape": (0, config.n_mels)}
+        )
+        for path in paths:
+            try:
+                frames = audio.log_mel(audio.load_audio(path, config.sample_rate), config).astype(
+                    "<f2"
+                )  # [frames, n_mels]
+                file.write(frames.tobytes())
+                rows.append((shard, start, len(frames), ""))
+                start += len(frames)
+            except audio.Unusable as error:
+                rows.append((shard, 0, 0, str(error)))
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f2", "fortran_order": False, "shape": (start, config.n_mels)}
+        )
+        file.seek(0)
+        file.write(header.getvalue())
+    with atomic(_rows_file(out, shard), "w") as file:
+        pd.DataFrame(rows, columns=["shard", "start", "frames", "reason"]).to_csv(file, index=False)
+    return len(paths)
+
+
+class MelStore:
+    """A complete store. `clips` is its table (text columns, but shard, start and frames are numbers), `mel` its MelConfig,
+    `name` its corpus, `quarantine` what was left out. Raises `UserError` when the folder is no complete store."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        config = read_json(self.path / "config.json", "a store (made by prepare)")
+        if "mel" not in config:
+            raise UserError(f"{self.path} is not a store (made by prepare)")
+        if not (self.path / "clips.csv").exists():
+            raise UserError(f"{self.path} is not finished: call prepare again, it goes on where it stopped")
+        self.name: str = config["corpus"]
+        self.mel = MelConfig(**config["mel"])
+        numbers = {"shard": np.int64, "start": np.int64, "frames": np.int64}
+        self.clips = pd.read_csv(self.path / "clips.csv", dtype=str, keep_default_na=False).astype(numbers)
+        self.quarantine = pd.read_csv(self.path / "quarantine.csv", dtype=str, keep_default_na=False)
+        self.ids = np.array([f"{self.name}/{clip}" for clip in self.clips["clip_id"]])  # unique across stores
+        self._where = self.clips[["shard", "start", "frames"]].values
+        self._shard = lru_cache(maxsize=None)(self._open)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def _open(self, shard: int) -> np.ndarray:
+        path = self.path / f"frames-{shard:05d}.npy"
+        try:
+            return np.asarray(np.load(path, mmap_mode="r"))  # a plain view of the map: slices faster than np.memmap
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged or missing ({error}): delete {self.path} and prepare it again") from None
+
+    def frames(self, clip: int) -> np.ndarray:
+        """Log-mel frames of clip number `clip`, float16 [frames, n_mels]: a view of the map, read when used."""
+        shard, start, frames = self._where[clip]
+        return self._shard(int(shard))[start : start + frames]
