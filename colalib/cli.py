@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     exits non-zero."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        args.call(args)
     except UserError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -199,11 +199,11 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name, run, text):
+    def command(name, call, text):
         made = commands.add_parser(
             name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        made.set_defaults(run=run)
+        made.set_defaults(call=call)
         return made
 
     def training_options(made):

@@ -48,6 +48,7 @@ def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | t
     with tqdm(total=len(clips), desc="embed", unit="clip", disable=not progress) as bar:
         for x, owner, numbers in clip_batches(clips, HOP):
             h = encoder(x.to(device)).float().cpu().numpy()  # [S, dim]
+            owner = owner.numpy()
             parts += [
                 np.concatenate([h[owner == i].mean(axis=0), h[owner == i].std(axis=0)]) for i in range(len(numbers))
             ]
@@ -67,16 +68,15 @@ def calibrate(encoder: Encoder, clips: Clips, seed: int = 0, batches: int = 20) 
     rng = np.random.default_rng((seed, 8))
     encoder.std.fill_(clips.std(seed))
     norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
-    momentum = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # a plain average over batches
+    usual = norms[0].momentum
     encoder.train()
     with torch.no_grad():
-        for _ in range(batches):
+        for done in range(batches):
+            for norm in norms:
+                norm.momentum = 1 / (done + 1)  # a plain average over the batches
             encoder(torch.from_numpy(np.stack([clips.crop(i, rng) for i in rng.integers(len(clips), size=64)])))
-    for m, value in zip(norms, momentum):
-        m.momentum = value
+    for norm in norms:
+        norm.momentum = usual
     return encoder.eval()
 
 

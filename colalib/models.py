@@ -58,14 +58,13 @@ class Encoder(nn.Module):
         self.net._change_in_channels(1)
         for m in self.net.modules():
             if isinstance(m, nn.BatchNorm2d):
-                m.momentum = 0.1  # the package's 0.01 leaves the running statistics at their start for hundreds of steps
+                m.momentum = 0.1  # with the package's 0.01 the running statistics lag hundreds of steps behind
         self.dim = self.net._bn1.num_features
         self.register_buffer("std", torch.tensor(float(std)))
 
     def forward(self, x: Tensor) -> Tensor:
-        for x in self.feature_maps(x):
-            pass  # only the last one
-        return x.amax(dim=(1, 2)).float()  # [B, dim]
+        *_, last = self.feature_maps(x)  # [B, T/32, M/32, dim]
+        return last.amax(dim=(1, 2)).float()  # [B, dim]
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""
@@ -109,10 +108,8 @@ def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(x, conv.weight.flatten(1).to(x.dtype), bias)
 
 
-def _batch_norm(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])  # [B*H*W, C]
-    y = F.batch_norm(rows, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, bn.momentum, bn.eps)
-    return y.view(x.shape)
+def _batch_norm(x: Tensor, bn: nn.Module) -> Tensor:
+    return bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B, H, W, C], seen as [B, C, H, W] for the module's sake
 
 
 def _same_padding(n: int, k: int, stride: int) -> tuple[int, int]:

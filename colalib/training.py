@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import logging
 import math
@@ -216,6 +217,7 @@ class Schedule(Callback):
             share = (step + 1) / (warmup * self.steps + 1)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.config.lr * share
+        module.log("lr", self.config.lr * share)
         torch.manual_seed(int(np.random.default_rng((self.config.seed, 5, step)).integers(2**62)))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
@@ -342,6 +344,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*IterableDataset.*",
         ".*ckpt_path.*",
+        ".*treespec.*",
     ):
         warnings.filterwarnings("ignore", text)
 
@@ -392,7 +395,7 @@ def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel
         "config": dataclasses.asdict(config),
         "data": data,
         "arch": encoder.arch,
-        "cpu_recipe": getattr(encoder,"recipe",""),
+        "cpu_recipe": getattr(encoder, "recipe", ""),
     }
     made |= {"mel": dataclasses.asdict(mel), "threads": torch.get_num_threads(), "versions": versions}
     write_json(out / "config.json", made)
@@ -406,12 +409,13 @@ def save_encoder(encoder: Encoder, out: Path) -> None:
 
 @dataclass
 class Pretrained:
-    """A loaded encoder, the mel settings it needs, and the ids of the clips it has seen."""
+    """A loaded encoder, the mel settings it needs, the ids of the clips it has seen, and the hash of its weights."""
 
     encoder: Encoder
     name: str
-    mel: dict | None
-    seen: frozenset[str]
+    mel: dict | None = None
+    seen: frozenset[str] = frozenset()
+    weights: str = ""
 
     def check(self, store: MelStore) -> None:
         """Raises `UserError` if `store` was made with other mel settings than the encoder was trained on."""
@@ -425,7 +429,7 @@ def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0, drop_c
     """The encoder of a finished run folder, or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
     if str(name) == "random":
         torch.manual_seed(seed)
-        return Pretrained(Encoder(arch), "random", None, frozenset())
+        return Pretrained(Encoder(arch), "random")
     run = Path(name)
     made = read_json(run / "config.json", "a run (made by pretrain or finetune)")
     if "arch" not in made:
@@ -434,11 +438,12 @@ def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0, drop_c
         raise UserError(f"{run} is not finished: go on with --resume")
     encoder = Encoder(made["arch"], drop_connect)
     try:
-        encoder.load_state_dict(safetensors.torch.load_file(run / "encoder.safetensors"))
+        weights = (run / "encoder.safetensors").read_bytes()
+        encoder.load_state_dict(safetensors.torch.load(weights))
         seen = frozenset((run / "clips.txt").read_text(encoding="utf-8").splitlines())
     except Exception as error:  # safetensors and torch raise kinds of their own
         raise UserError(f"{run}: damaged encoder ({str(error).splitlines()[0][:120]}): train it again") from None
-    return Pretrained(encoder.eval(), run.name, made["mel"], seen)
+    return Pretrained(encoder.eval(), run.name, made["mel"], seen, hashlib.sha256(weights).hexdigest()[:16])
 
 
 def pretraining_clips(stores: list[MelStore]) -> Clips:
@@ -522,16 +527,17 @@ def finetune(
     train = clips.take(chosen := few_labels(labels, split.train, config.labels_per_class, config.seed))
     if encoder is None:
         torch.manual_seed(config.seed)
-        start = Pretrained(Encoder(config.arch, config.dropout, train.std(config.seed)), "scratch", None, frozenset())
+        start = Pretrained(Encoder(config.arch, config.dropout, train.std(config.seed)), "scratch")
     else:
         start = load_encoder(encoder, config.arch, config.seed, config.dropout)
         start.check(store)
         config = dataclasses.replace(config, arch=start.encoder.arch)
-    data = {"corpora": [store.name], "clips": fingerprint(clips.ids), "encoder": start.name, "classes": classes}
+    data = {"corpora": [store.name], "clips": fingerprint(clips.ids), "classes": classes}
+    data |= {"encoder": start.name, "weights": start.weights}
     if open_run(out, "finetune", config, data, resume):
         return out
     torch.manual_seed(config.seed)
-    module = AudioClassifier(config, start.encoder, classes)
+    module = AudioClassifier(config, start.encoder, classes).train()
     describe_run(out, "finetune", config, data, start.encoder, store.mel, sorted(start.seen))
     batch = min(config.batch_size, len(train))
 
@@ -570,7 +576,7 @@ def few_labels(labels: np.ndarray, train: np.ndarray, per_class: int | None, see
 def judged(clips: Clips, target: np.ndarray, rows: np.ndarray) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Whole clips in batches for validation and test: (segments [S, T, M], clip of each [S], classes [n])."""
     batches = segments.clip_batches(clips.take(rows))
-    return [(x, torch.from_numpy(owner), torch.from_numpy(target[rows][n])) for x, owner, n in batches]
+    return [(x, owner, torch.from_numpy(target[rows][n])) for x, owner, n in batches]
 
 
 @torch.no_grad()
@@ -579,7 +585,7 @@ def predict(module: AudioClassifier, store: MelStore, split: Split, name: str) -
     module.eval()
     chosen = Clips([store], [split.test])
     scores = [
-        module.clip_logits(x.to(module.device), torch.from_numpy(owner).to(module.device)).cpu()
+        module.clip_logits(x.to(module.device), owner.to(module.device)).cpu()
         for x, owner, _ in segments.clip_batches(chosen)
     ]
     best = torch.cat(scores).argmax(dim=1).numpy()

@@ -7,7 +7,7 @@ A score file (MusicXML or ABC) is read into a `Piece`; `perform` plays some seco
 from __future__ import annotations
 
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -58,15 +58,12 @@ class Piece:
     notes: list[tuple[int, float, float, int]]  # voice (0 is the melody), onset, length, MIDI key; by onset
     end: float
 
-    def to_json(self) -> dict:
-        return asdict(self)
-
 
 # ---------------------------------------------------------------------------------------------------- reading
 
 
 def read_musicxml(path: Path, name: str, source: str) -> list[Piece]:
-    """The movements of a MusicXML file, plain or compressed (bar numbers that start again begin a new movement).
+    """The movements of a MusicXML file, plain or compressed.
 
     music21 reads these files too, at 0.3 to 4 s each; an encoder of audio needs only who plays what when.
     """
@@ -78,29 +75,35 @@ def read_musicxml(path: Path, name: str, source: str) -> list[Piece]:
         root = ElementTree.fromstring(path.read_bytes())
     movements: list[Piece] = []
     for voice, part in enumerate(root.findall("part")):
+        state = (1.0, 0, "4/4")
         for number, measures in enumerate(split_movements(part.findall("measure"))):
             if voice == 0:
                 label = f"{name}-{number + 1}" if number else name
                 movements.append(Piece(label, label, source, 0, [], [], [], 0.0))
             if number < len(movements):
-                read_part(measures, voice, movements[number])
+                state = read_part(measures, voice, movements[number], state)
     for piece in movements:
         piece.notes.sort(key=lambda note: (note[1], note[0], note[3]))
     return movements
 
 
 def split_movements(measures: list) -> list[list]:
+    """A movement begins where key and time signature are both stated anew, 150 bars or more after the last one began."""
     movements: list[list] = []
     for measure in measures:
-        if not movements or (measure.get("number") == "1" and len(movements[-1]) > 8):
+        stated = measure.find("attributes/key") is not None and measure.find("attributes/time") is not None
+        if not movements or (stated and len(movements[-1]) >= 150):
             movements.append([])
         movements[-1].append(measure)
     return movements
 
 
-def read_part(measures: list, voice: int, piece: Piece) -> None:
-    """Adds one part's notes to the piece, and its bars if it is the first part."""
-    start, divisions, shift, metre = 0.0, 1.0, 0, "4/4"
+def read_part(measures: list, voice: int, piece: Piece, state: tuple[float, int, str]) -> tuple[float, int, str]:
+    """Adds one part's notes to the piece, and its bars if it is the first part.
+
+    `state`, as the movement before left it: divisions of a quarter note, transposition in semitones, time signature.
+    """
+    (divisions, shift, metre), start = state, 0.0
     open_ties: dict[int, int] = {}  # key → index of the note that a tie prolongs
     for measure in measures:
         now = furthest = onset = 0.0
@@ -138,6 +141,7 @@ def read_part(measures: list, voice: int, piece: Piece) -> None:
             piece.metres.append(metre)
         start += furthest
     piece.end = max(piece.end, start)
+    return divisions, shift, metre
 
 
 def read_abc(text: str, name: str, title: str, source: str) -> Piece:
@@ -146,9 +150,9 @@ def read_abc(text: str, name: str, title: str, source: str) -> Piece:
     from music21.abcFormat import translate
 
     score = translate.abcToStreamScore(abcFormat.ABCFile().readstr(text))
-    flat, metre, bars, metres = score.flatten(), "", [], []
+    flat, metre, bars, metres = score.flatten(), "4/4", [], []
     for measure in score.parts[0].getElementsByClass("Measure"):
-        if measure.timeSignature is not None:
+        if measure.timeSignature is not None and measure.timeSignature.barDuration.quarterLength >= 1.5:  # no upbeat
             metre = measure.timeSignature.ratioString
         start, bar = float(measure.offset), bar_length(metre)
         # Around a repeat sign a bar is written in two halves: they are one bar in time.
@@ -174,7 +178,7 @@ def bar_length(metre: str) -> float:
 
 def metre_class(metre: str) -> str:
     """duple, triple or compound; empty where the time signature is none of them."""
-    beats, unit = metre.split("/")
+    beats = metre.split("/")[0]
     return "triple" if metre == "3/8" else METRES.get(beats, "")
 
 
@@ -193,7 +197,7 @@ class Manner:
     drums: float = 0.0  # probability of a drum kit, where accompanied
 
 
-PREFERENCE = 2.5  # five ninths of a class' clips are in its two usual families; every family plays every class
+PREFERENCE = 3.0  # six tenths of a class' clips are in its two usual families; every family plays every class
 MANNERS = {
     "chorale": Manner(beat=(60, 96), families=("organ", "brass")),
     "trecento": Manner(onset_gap=(0.2, 0.4), families=("winds", "brass")),
@@ -410,7 +414,7 @@ def drum(bars: list, kind: str, at, loudness: float, rng: np.random.Generator) -
         compound = beat == 1.5
         for n, now in enumerate(np.arange(bar, bar + length - 1e-6, beat)):
             if compound:
-                hit(KICK if n == 0 or length == 3 and n % 2 == 0 else answer, now, 0)
+                hit(KICK if n == 0 else answer, now, 0)
                 offsets = (0, 0.5, 1.0) if busy else (0, 1.0)
             else:
                 hit(KICK, now, 0)

@@ -16,6 +16,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 
@@ -35,7 +36,7 @@ CLIPS_PER_CLASS = 200
 RATE = 16000  # Hz: what the log-mel front end works at, so one hears what it sees
 # Measured: FLAC is written fastest but takes 180 kB a clip; MP3 takes 50 kB and is the same at each writing, which the
 # random serial numbers of Ogg files prevent.
-MP3 = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
+MP3 = {"bitrate_mode": "VARIABLE", "compression_level": 0.2}
 SECONDS = (8.0, 10.0)  # the length of a clip
 CLIPS_PER_TUNE = 3  # a class has as many tunes as that takes, or all there are
 MIN_TUNES = 10
@@ -62,7 +63,9 @@ def music21_corpus() -> Path:
     spec = importlib.util.find_spec("music21")
     folder = Path(spec.submodule_search_locations[0], "corpus") if spec else None
     if folder is None or not (folder / "bach").is_dir():
-        raise UserError("music21's bundled scores were not found: install music21 with its corpus (pip install music21)")
+        raise UserError(
+            "music21's bundled scores were not found: install music21 with its corpus (pip install music21)"
+        )
     return folder
 
 
@@ -71,9 +74,12 @@ def candidates(seed: int) -> dict[str, list[tuple]]:
     root = music21_corpus()
     found: dict[str, list[tuple]] = {kind: [] for kind in CLASSES}
     found["chorale"] = [(path.stem, path) for path in sorted(root.glob("bach/bwv*.mxl"))]
-    found["trecento"] = [(slug(path.stem), path) for path in sorted(root.glob("trecento/*.xml")) if "_bak" not in path.stem]
-    for pattern in ("beethoven/**/*.mxl", "haydn/**/*.mxl", "mozart/**/*.mxl"):
-        paths = [path for path in sorted(root.glob(pattern)) if "k545" not in path.parts]  # K. 545 is a piano sonata
+    found["trecento"] = [
+        (slug(path.stem), path) for path in sorted(root.glob("trecento/*.xml")) if "_bak" not in path.stem
+    ]
+    for pattern in ("beethoven/**/*.mxl", "haydn/**/*.mxl", "mozart/**/*.mxl", "schumann_robert/opus41*/*.mxl"):
+        # Not quartets, or not of movements: the piano sonata K. 545 and the Great Fugue.
+        paths = [path for path in sorted(root.glob(pattern)) if not {"k545", "opus133.mxl"} & set(path.parts)]
         found["quartet"] += [(slug("-".join(path.relative_to(root).with_suffix("").parts)), path) for path in paths]
     for path in sorted([*root.glob("oneills1850/*.abc"), *root.glob("ryansMammoth/*.abc")]):
         for text in re.split(r"(?m)^(?=X:)", path.read_text("utf-8", errors="replace"))[1:]:
@@ -112,7 +118,7 @@ def read_pieces(candidate: tuple, kind: str) -> list[dict]:
             pieces = read_musicxml(path, name, collection)
     except Exception:  # a handful of the transcriptions have errors that music21 refuses
         return []
-    return [piece.to_json() for piece in pieces if fit(piece, kind)]
+    return [asdict(piece) for piece in pieces if fit(piece, kind)]
 
 
 def fit(piece: Piece, kind: str) -> bool:

@@ -48,7 +48,7 @@ def cents_off(sound: np.ndarray, key: int, rate: int) -> float:
     lag = rate / librosa.midi_to_hz(key)
     at = np.arange(lag * 0.9, lag * 1.1, 0.01)
     best = at[np.argmax(np.interp(at, np.arange(len(similarity)), similarity))]
-    around = int(round(best))
+    around = round(best)
     left, centre, right = similarity[around - 1 : around + 2]
     exact = around + 0.5 * (left - right) / (left - 2 * centre + right)
     return 1200 * np.log2(lag / exact)
@@ -85,7 +85,9 @@ def test_drums_are_drums():
     assert centroid(composing.KICK) < 400 < centroid(composing.SNARE) < centroid(composing.CLOSED_HAT)
 
 
-@pytest.mark.parametrize("path", ["bach/bwv66.6.mxl", "haydn/opus1no1/movement1.mxl", "trecento/PMFC_04-Cara mi donna.xml"])
+@pytest.mark.parametrize(
+    "path", ["bach/bwv66.6.mxl", "haydn/opus1no1/movement1.mxl", "trecento/PMFC_04-Cara mi donna.xml"]
+)
 def test_musicxml_reader_agrees_with_music21(path):
     from music21 import converter
 
@@ -167,7 +169,7 @@ def test_timbre_alone_is_not_enough(corpus, rows):
 def test_complete_corpus_is_left_alone(corpus, monkeypatch):
     monkeypatch.setattr(scores, "read_all", lambda *_: pytest.fail("built again"))
     scores.build(corpus, clips_per_class=CLIPS, progress=False)
-    with pytest.raises(UserError, match="seed 0.*delete that folder"):
+    with pytest.raises(UserError, match=r"seed 0.*delete that folder"):
         scores.build(corpus, clips_per_class=CLIPS, seed=1, progress=False)
 
 

@@ -1,0 +1,41 @@
+# course: set up, then run the whole course.  lab: set up, then open it.  test: set up, lint, all tests.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+
+.PHONY: course lab test notebooks clean
+
+course: .venv/ready
+	$(BIN)/python -m colalib course
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks/01_sound_to_mel.ipynb
+
+test: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# for maintainers: sources → notebooks, executed, with their figures
+notebooks: .venv/ready
+	cd notebooks && ../$(BIN)/jupytext --to ipynb --update source/*.py
+	$(BIN)/python -m colalib course --publish
+
+.venv/made:
+	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else 'Python %d.%d is not supported: use 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12' % sys.version_info[:2])"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/ready: .venv/made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/ready-test: .venv/made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch .venv/ready $@
+
+clean:
+	rm -rf .venv runs

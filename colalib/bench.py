@@ -1,0 +1,142 @@
+"""`python -m colalib bench`: the project's own benchmarks, each a ratio to a reference timed in the same run.
+
+Everything here is made up on the spot (random segments, random weights); nothing is read from or written to disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from efficientnet_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from colalib.models import Encoder, choose_recipe
+
+# operator names of the profiler → what a reader would call them; a 1x1 convolution is a matrix product (`mm`)
+OPERATORS = {
+    "convolutions": ("conv", "aten::mm", "aten::addmm", "aten::bmm"),
+    "norm": ("batch_norm",),
+    "activation": ("silu", "sigmoid", "swish"),
+    "optimiser": ("adamw", "optimizer"),
+}
+
+
+class PlainEncoder(nn.Module):
+    """The reference: an encoder's weights in efficientnet_pytorch's network as delivered (float32, NCHW, its own
+    "memory-efficient" swish), after the same input scaling and before the same max pooling."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.net = EfficientNet(encoder.net._blocks_args, encoder.net._global_params)
+        self.net._change_in_channels(1)
+        self.net.load_state_dict(encoder.net.state_dict())
+        self.register_buffer("std", encoder.std.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - x.mean(dim=(1, 2), keepdim=True)) / self.std  # [B, T, M]
+        return self.net.extract_features(x[:, None]).amax(dim=(2, 3))  # [B, dim]
+
+
+def training_throughput(
+    archs: tuple[str, ...] = ("b0", "b0-small"), batch: int = 64, seconds: float = 20.0
+) -> list[dict]:
+    """Segments a second of forward + backward + AdamW step on `[batch, 98, 64]` float32, for the reference
+    (`PlainEncoder`, `torch.optim.AdamW` as it comes) and for each recipe (fused AdamW).
+
+    Steps are interleaved, for about `seconds` an architecture and at least three rounds. The best round counts, as
+    in `timeit`: another program can only make a step slower. → rows with arch, recipe, segments_per_s, ratio.
+    """
+    rows = []
+    for arch in archs:
+        steps = {"reference": _step(arch, None, batch)}
+        steps |= {recipe: _step(arch, recipe, batch) for recipe in dict.fromkeys(("float32", choose_recipe()))}
+        best = _best_of(steps, seconds)
+        for recipe, t in best.items():
+            ratio = best["reference"] / t
+            rows.append({"arch": arch, "recipe": recipe, "segments_per_s": batch / t, "ratio": ratio})
+    return rows
+
+
+def step_shares(arch: str, recipe: str | None = None, batch: int = 64, steps: int = 3) -> dict[str, float]:
+    """Fractions of a training step's time by kind of work (torch.profiler); recipe None is the reference."""
+    step = _step(arch, recipe, batch)
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(steps):
+            step()
+    shares = dict.fromkeys((*OPERATORS, "other"), 0.0)
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, names in OPERATORS.items() if any(n in name for n in names)), "other")
+        shares[kind] += event.self_cpu_time_total
+    total = sum(shares.values())
+    return {kind: t / total for kind, t in shares.items()}
+
+
+def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
+    """GFLOP/s of one n×n matrix product in float32 and bfloat16: what the convolutions could reach at best."""
+
+    def product(dtype: torch.dtype) -> Callable[[], object]:
+        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+        return lambda: a @ b
+
+    dtypes = {"float32": torch.float32}
+    if choose_recipe() == "bf16":  # minutes without the hardware
+        dtypes["bf16"] = torch.bfloat16
+    best = _best_of({name: product(dtype) for name, dtype in dtypes.items()}, seconds)
+    return {name: 2 * n**3 / t / 1e9 for name, t in best.items()}
+
+
+def run(quick: bool = False) -> None:
+    """Print all sections as plain text; about 80 s, 15 s with quick (b0-small only, fewer rounds)."""
+    archs = ("b0-small",) if quick else ("b0", "b0-small")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, recipe {choose_recipe()}")
+    peak = gemm_peak(seconds=1.0 if quick else 2.0)
+    print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
+
+    print("\nTraining, segments/s (0.98 s each, batch 64; best round; ratio to the plain package, same run)")
+    print(f"{'encoder':<10}{'recipe':<11}{'segments/s':>11}{'ratio':>8}")
+    for row in training_throughput(archs, seconds=6.0 if quick else 20.0):
+        print(f"{row['arch']:<10}{row['recipe']:<11}{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x")
+
+    kinds = (*OPERATORS, "other")
+    print("\nShares of a training step, %")
+    print(f"{'encoder':<10}{'recipe':<11}" + "".join(f"{kind:>14}" for kind in kinds))
+    for arch in archs:
+        for recipe in (None, choose_recipe()):
+            shares = step_shares(arch, recipe)
+            print(f"{arch:<10}{recipe or 'reference':<11}" + "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds))
+
+
+def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:
+    """One training step of an encoder (recipe None: of the reference) on random segments; the loss is immaterial."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, 98, 64)
+    model: nn.Module = Encoder(arch, recipe=recipe or "float32")
+    if recipe is None:
+        model = PlainEncoder(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=recipe is not None or None)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def _best_of(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Seconds of each function's fastest call, called in turn for `seconds`, after one call each to warm up."""
+    for function in functions.values():
+        function()
+    best = dict.fromkeys(functions, float("inf"))
+    start, rounds = time.perf_counter(), 0
+    while rounds < 3 or time.perf_counter() - start < seconds:
+        for name, function in functions.items():
+            t = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - t)
+        rounds += 1
+    return best
