@@ -5,6 +5,7 @@ Everything here is made up on the spot (random segments, random weights); nothin
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -93,6 +94,10 @@ def run(quick: bool = False) -> None:
     """Print all sections as plain text; about 80 s, 15 s with quick (b0-small only, fewer rounds)."""
     archs = ("b0-small",) if quick else ("b0", "b0-small")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, recipe {choose_recipe()}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows has none
+    if load > 1:
+        # a thread that lost its core holds up all the others: ratios drift, and OMP_NUM_THREADS=1 is steadier
+        print(f"note: other programs are running (load {load:.1f}); the figures below are less certain")
     peak = gemm_peak(seconds=1.0 if quick else 2.0)
     print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
 

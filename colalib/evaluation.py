@@ -106,6 +106,20 @@ def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
     return model.fit(x[rows], y[rows]).predict(x[split.test])
 
 
+def neighbours(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
+    """The k nearest clips of every clip by cosine similarity of standardised features [n, d], nearest first: numbers [n, k].
+    A clip's own group is left out: another take of the same tune, or sentence of the same speaker, is near for reasons
+    that have nothing to do with what is asked."""
+    x = StandardScaler().fit_transform(x)
+    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-9
+    groups, found = np.asarray(groups), []
+    for start in range(0, len(x), 1000):
+        block = slice(start, start + 1000)
+        similarity = np.where(groups[block, None] == groups, -np.inf, x[block] @ x.T)
+        found.append(np.argsort(-similarity, axis=1)[:, :k])
+    return np.concatenate(found)
+
+
 def judge(
     store: MelStore,
     features: np.ndarray,
@@ -231,6 +245,40 @@ def table(results: dict) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).round({"accuracy": 1})
+
+
+def differences(results: dict) -> pd.DataFrame:
+    """The paired differences of results.json in points, with what they may be read as: an interval that holds zero shows
+    no difference."""
+    rows = []
+    for d in results["differences"]:
+        low, high = (100 * v for v in d["ci95"])
+        better = d["a"] if low > 0 else d["b"] if high < 0 else None
+        reading = f"{better} is better" if better else "no difference shown"
+        rows.append(
+            {
+                "a": d["a"],
+                "b": d["b"],
+                "a - b (points)": round(100 * d["mean"], 1),
+                "95% interval": f"{low:+.1f} … {high:+.1f}",
+                "reading": reading,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """Predictions of `supervised` by labelled clips a class → a row a model and budget: model, labels a class, mean, low, high
+    (95%), seeds. Accuracies are fractions."""
+    rows = []
+    for labels, predictions in budgets.items():
+        for r in summary(predictions)["results"]:
+            low, high = r["ci95"]
+            rows.append(
+                {"model": r["model"].split(" (")[0], "labels a class": labels, "mean": r["mean"]}
+                | {"low": low, "high": high, "seeds": len(r["seeds"])}
+            )
+    return pd.DataFrame(rows)
 
 
 def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:

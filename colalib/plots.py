@@ -11,6 +11,8 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Audio
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from colalib.audio import MelConfig
 
@@ -21,9 +23,12 @@ MODELS = {
     "random": "#B8A800",
     "kNN": "#CC79A7",
     "probe": "#009E73",
+    "pre-trained": "#009E73",
     "scratch": "#E69F00",
     "fine-tuned": "#0072B2",
 }
+
+ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}
 
 
 def style() -> None:
@@ -57,10 +62,12 @@ def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
     return Audio(np.clip(wave, -1, 1), rate=sample_rate, normalize=False)
 
 
-def waveform(wave: np.ndarray, sample_rate: int = 16_000, ax: Axes | None = None, title: str = "") -> Axes:
+def waveform(
+    wave: np.ndarray, sample_rate: int = 16_000, ax: Axes | None = None, title: str = "", lw: float = 0.5
+) -> Axes:
     """A waveform [samples] over time in seconds."""
     ax = ax or plt.gca()
-    ax.plot(np.arange(len(wave)) / sample_rate, wave, lw=0.5)
+    ax.plot(np.arange(len(wave)) / sample_rate, wave, lw=lw)
     ax.set(xlabel="time (s)", ylabel="amplitude", title=title, xlim=(0, len(wave) / sample_rate))
     return ax
 
@@ -86,15 +93,88 @@ def spectrogram(
     return ax
 
 
+def panels(pictures: list[tuple], title: str = "", columns: int | None = None, height: float = 2.9) -> Figure:
+    """Log-mel spectrograms side by side on one colour scale; `pictures`: (title, frames [frames, mels]) or, where they
+    were made with other settings than the default, (title, frames, MelConfig)."""
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(10, height * rows), squeeze=False)
+    low, high = (
+        bound(frames.min() if bound is min else frames.max() for _, frames, *_ in pictures) for bound in (min, max)
+    )
+    for ax, (name, frames, *config) in zip(axes.flat, pictures):
+        spectrogram(frames, *config, ax=ax, title=name, vmin=low, vmax=high)
+    for ax in axes.flat:
+        ax.label_outer() if rows > 1 else None
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    for ax in list(axes.flat)[len(pictures) :]:
+        ax.set_visible(False)
+    fig.colorbar(axes[0, 0].images[0], ax=axes, label="ln magnitude", pad=0.01)
+    fig.suptitle(title)
+    return fig
+
+
+def crops(
+    frames: np.ndarray, starts: dict[str, int], length: int, config: MelConfig = MelConfig(), title: str = ""
+) -> Figure:
+    """A clip's log-mel [frames, mels] with `length` frames from each of `starts` marked, and these crops below; a role
+    (anchor, positive, distractor) has its own colour."""
+    fig, axes = plt.subplot_mosaic([["clip"] * len(starts), list(starts)], figsize=(10, 5.2))
+    bounds = {"vmin": float(frames.min()), "vmax": float(frames.max())}
+    spectrogram(frames, config, ax=axes["clip"], title=title, **bounds)
+    for i, (name, start) in enumerate(starts.items()):
+        colour = ROLES.get(name, PALETTE[i % len(PALETTE)])
+        box = (config.seconds(start), 0.5 + i), config.seconds(length), frames.shape[1] - 1 - 2 * i
+        axes["clip"].add_patch(plt.Rectangle(*box, fill=False, ec="white", lw=4.5))
+        axes["clip"].add_patch(plt.Rectangle(*box, fill=False, ec=colour, lw=2.5))
+        spectrogram(
+            frames[start : start + length],
+            config,
+            ax=axes[name],
+            title=f"{name}: from {config.seconds(start):.2f} s",
+            **bounds,
+        )
+        axes[name].title.set_color(colour)
+        for spine in axes[name].spines.values():
+            spine.set(visible=True, color=colour, lw=3)
+    fig.colorbar(axes["clip"].images[0], ax=list(axes.values()), label="ln magnitude", pad=0.01)
+    return fig
+
+
+def pairs(
+    anchors: np.ndarray, positives: np.ndarray, names: list[str] | None = None, config: MelConfig = MelConfig()
+) -> Figure:
+    """A batch of pairs, anchors [B, T, M] in the upper row, each one's positive [B, T, M] below it."""
+    fig, axes = plt.subplots(2, len(anchors), figsize=(10, 3.6), sharex=True, sharey=True, squeeze=False)
+    for row, (role, batch) in enumerate({"anchor": anchors, "positive": positives}.items()):
+        for column, segment in enumerate(batch):
+            ax = spectrogram(np.asarray(segment), config, ax=axes[row, column])
+            ax.set(xlabel="time (s)" if row else "", ylabel=f"{role}\nmel band (Hz)" if column == 0 else "")
+            if row == 0:
+                ax.set_title(names[column] if names else str(column), fontsize=9)
+        axes[row, 0].yaxis.label.set_color(ROLES[role])
+    return fig
+
+
 def curves(
-    metrics: dict[str, pd.DataFrame], column: str, ax: Axes | None = None, x: str = "step", title: str = ""
+    metrics: dict[str, pd.DataFrame],
+    column: str,
+    ax: Axes | None = None,
+    x: str = "step",
+    title: str = "",
+    clips: int | None = None,
 ) -> Axes:
-    """One column of several runs' metrics.csv over training, e.g. {"scratch": frame}; a run keeps its model's colour."""
+    """One column of several runs' metrics.csv over training, e.g. {"scratch": frame}; a run keeps its model's colour.
+    `clips`: an accuracy was counted on so many; its 95% binomial interval is drawn as a band."""
     ax = ax or plt.gca()
     colour = colours(metrics)
     for name, frame in metrics.items():
         line = frame[[x, column]].dropna()
         ax.plot(line[x], line[column], label=name, color=colour[name], lw=1.5)
+        if clips:
+            half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
+            ax.fill_between(line[x], line[column] - half, line[column] + half, color=colour[name], alpha=0.15, lw=0)
     ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=title)
     if len(metrics) > 1:
         ax.legend()
@@ -108,6 +188,88 @@ def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str
     ax.set(xlabel="positive j", ylabel="anchor i", title=title)
     ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.8)
     return ax
+
+
+def architecture() -> Figure:
+    """COLA in one drawing: two crops → one encoder → h → g → bilinear similarities → cross-entropy."""
+    fig, ax = plt.subplots(figsize=(10, 4.4))
+    ax.set(xlim=(0, 100), ylim=(0, 44))
+    ax.axis("off")
+
+    def box(x: float, y: float, width: float, height: float, text: str, colour: str, small: str = "") -> None:
+        patch = FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.9", fc=colour + "26", ec=colour, lw=1.8
+        )
+        ax.add_patch(patch)
+        ax.text(x + width / 2, y + height / 2 + (1.3 if small else 0), text, ha="center", va="center", fontsize=10.5)
+        if small:
+            ax.text(x + width / 2, y + height / 2 - 1.9, small, ha="center", va="center", fontsize=8, color="#444444")
+
+    def arrow(x0: float, y0: float, x1: float, y1: float, colour: str, text: str = "") -> None:
+        ax.annotate(
+            "",
+            (x1, y1),
+            (x0, y0),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )
+        if text:
+            ax.text((x0 + x1) / 2, (y0 + y1) / 2 + 1, text, ha="center", va="bottom", fontsize=9, color=colour)
+
+    grey = "#555555"
+    box(0, 16.5, 10, 11, "one clip", grey, "8–10 s")
+    for y, role, letter in ((30, "anchor", "x"), (4, "positive", "x′")):
+        colour, middle = ROLES[role], y + 5
+        ax.annotate(
+            "", (15, middle), (10, 22 + (3 if y > 20 else -3)),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        box(15, y, 13, 10, f"{role} {letter}", colour, "crop, [98, 64]")
+        arrow(28, middle, 33, middle, colour)
+        box(33, y, 15, 10, "encoder f", grey, "EfficientNet")
+        arrow(48, middle, 55, middle, colour, "h" if y > 20 else "h′")
+        box(55, y, 14, 10, "projection g", grey, "Linear, Norm, tanh")
+        ax.annotate(
+            "", (75, 22 + (5 if y > 20 else -5)), (69, middle),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        ax.text(
+            70.5, middle + (1 if y > 20 else -1), "g(h)" if y > 20 else "g(h′)", fontsize=9, color=colour, va="center"
+        )
+    for x, text in ((40.5, "the same\nweights"), (62, "the same\nweights")):
+        ax.plot([x, x], [14.3, 29.7], color=grey, lw=1.2, ls=":")
+        ax.text(x, 22, text, ha="center", va="center", fontsize=8.5, color=grey, bbox={"fc": "white", "ec": "none"})
+    side, left, bottom = 3.0, 75, 13
+    ax.text(
+        left + 2.5 * side + 1,
+        bottom + 6 * side + 3.6,
+        "similarity\n$s_{ij} = g_i^{\\top} W g'_j$",
+        ha="center",
+        va="center",
+        fontsize=10,
+    )
+    for i in range(6):
+        for j in range(6):
+            colour = ROLES["positive"] if i == j else ROLES["distractor"]
+            patch = plt.Rectangle(
+                (left + j * side * 0.85, bottom + (5 - i) * side),
+                side * 0.78,
+                side * 0.88,
+                fc=colour,
+                alpha=1 if i == j else 0.3,
+            )
+            ax.add_patch(patch)
+    ax.text(
+        left + 2.55 * side,
+        bottom - 2.2,
+        "B × B: pairs on the diagonal,\nthe rest distractors",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="#444444",
+    )
+    arrow(left + 5.1 * side + 0.3, 22, 94, 22, grey)
+    ax.text(94.3, 22, "cross-\nentropy", ha="left", va="center", fontsize=10)
+    return fig
 
 
 def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
@@ -128,28 +290,71 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
     return ax
 
 
-def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = "") -> Axes:
+def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = None, title: str = "") -> Axes:
+    """Paired differences a - b of results.json with their 95% intervals, for chosen pairs (a, b); filled where the interval
+    leaves out zero."""
+    ax = ax or plt.gca()
+    found = {(d["a"], d["b"]): d for d in summary["differences"]}
+    for y, (a, b) in enumerate(pairs[::-1]):
+        d = found.get((a, b)) or found[b, a]
+        sign = 100 if (a, b) in found else -100
+        low, high = sorted(sign * v for v in d["ci95"])
+        colour = colours([a])[a]
+        face = "white" if low <= 0 <= high else colour
+        ax.plot([low, high], [y, y], color=colour, lw=3, solid_capstyle="round")
+        ax.plot(sign * d["mean"], y, "o", color=colour, ms=8, markerfacecolor=face, mew=2)
+    ax.axvline(0, color="black", lw=1)
+    ax.set(xlabel="difference in accuracy (points), 95% interval", title=title, ylim=(-0.6, len(pairs) - 0.4))
+    ax.set_yticks(range(len(pairs)), [f"{a} − {b}" for a, b in pairs[::-1]])
+    return ax
+
+
+def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "") -> Axes:
+    """`evaluation.label_efficiency` as a curve a model: accuracy over labelled clips a class, with 95% intervals."""
+    ax = ax or plt.gca()
+    colour = colours(table["model"])
+    for i, (name, rows) in enumerate(table.groupby("model", sort=False)):
+        x = rows["labels a class"] * 1.03 ** (2 * i - 1)  # side by side, so that no bar hides another
+        bars = 100 * np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+        ax.errorbar(x, 100 * rows["mean"], bars, fmt="o-", color=colour[name], lw=1.5, capsize=3, label=name)
+    ticks = sorted(set(table["labels a class"]))
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="labelled clips a class", ylabel="accuracy on test clips (%)", title=title)
+    ax.legend()
+    return ax
+
+
+def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = "", bar: bool = True) -> Axes:
     """Confusion matrix of one model's predictions: each row a true class, in per cent of its clips."""
     ax = ax or plt.gca()
     share = 100 * pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
     names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
     share = share.reindex(index=names, columns=names, fill_value=0)
-    sns.heatmap(
-        share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, ax=ax, cbar_kws={"label": "% of the true class"}
-    )
+    style = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+    sns.heatmap(share, ax=ax, cbar=bar, cbar_kws={"label": "% of the true class"} if bar else None, **style)
     ax.set(xlabel="predicted", ylabel="true", title=title)
+    ax.tick_params(axis="x", rotation=45)
     return ax
 
 
-def embedding_map(points: np.ndarray, labels, ax: Axes | None = None, title: str = "", legend: bool = True) -> Axes:
-    """Points of a two-dimensional map [n, 2], coloured by a label a point."""
+def embedding_map(
+    points: np.ndarray, labels, ax: Axes | None = None, title: str = "", legend: str | None = "right"
+) -> Axes:
+    """Points of a two-dimensional map [n, 2], coloured by a label a point; points without one are grey. `legend`: "right",
+    "below" or None."""
     ax = ax or plt.gca()
     labels = np.asarray(labels)
-    for name, colour in colours(labels).items():
+    colour = {"": "#CCCCCC"} | colours(set(labels) - {""})
+    for name in sorted(set(labels)):
         chosen = labels == name
-        ax.scatter(*points[chosen].T, s=9, color=colour, alpha=0.75, lw=0, label=name or "none")
+        ax.scatter(*points[chosen].T, s=9, color=colour[name], alpha=0.75, lw=0, label=name or "none")
     ax.set(xticks=[], yticks=[], title=title)
+    ax.set_aspect("equal", adjustable="datalim")
     sns.despine(ax=ax, left=True, bottom=True)
+    where = {"right": {"loc": "center left", "bbox_to_anchor": (1, 0.5)}}
+    where["below"] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 3, "columnspacing": 0.8}
     if legend:
-        ax.legend(markerscale=2, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(markerscale=2, fontsize=8, handletextpad=0.1, **where[legend])
     return ax

@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import io
+import os
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -99,12 +101,25 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
     with atomic(out / "clips.csv", "w") as file:
         clips.to_csv(file, index=False)
-    for s in range(len(shards)):
-        _rows_file(out, s).unlink()
+    for left in [*(_rows_file(out, s) for s in range(len(shards))), *out.glob(".*.part")]:
+        left.unlink(missing_ok=True)
 
 
 def _rows_file(out: Path, shard: int) -> Path:
     return out / f"rows-{shard:05d}.csv"
+
+
+@contextmanager
+def _silent_decoder():
+    """libmpg123 writes its own remarks on damaged MP3s to the process' standard error; the quarantine says it better."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) -> int:

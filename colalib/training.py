@@ -469,6 +469,7 @@ def pretrain(
     clips = pretraining_clips([open_store(store) for store in stores])
     if config.objective not in OBJECTIVES:
         raise UserError(f"no objective {config.objective!r}: there are {', '.join(OBJECTIVES)}")
+    total_steps(config, 1)
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
@@ -519,6 +520,7 @@ def finetune(
     out, store = Path(out), open_store(store)
     if config.optimiser not in OPTIMISERS:
         raise UserError(f"no optimiser {config.optimiser!r}: there are {', '.join(OPTIMISERS)}")
+    total_steps(config, 1)
     split = splits(store.clips, config.label, config.fold)[0]
     labels = store.clips[config.label].values
     classes = sorted(set(labels[labels != ""]))

@@ -76,7 +76,7 @@ def read_musicxml(path: Path, name: str, source: str) -> list[Piece]:
     movements: list[Piece] = []
     for voice, part in enumerate(root.findall("part")):
         state = (1.0, 0, "4/4")
-        for number, measures in enumerate(split_movements(part.findall("measure"))):
+        for number, measures in enumerate(split_movements(part.findall("measure"), path)):
             if voice == 0:
                 label = f"{name}-{number + 1}" if number else name
                 movements.append(Piece(label, label, source, 0, [], [], [], 0.0))
@@ -87,8 +87,13 @@ def read_musicxml(path: Path, name: str, source: str) -> list[Piece]:
     return movements
 
 
-def split_movements(measures: list) -> list[list]:
-    """A movement begins where key and time signature are both stated anew, 150 bars or more after the last one began."""
+def split_movements(measures: list, path: Path) -> list[list]:
+    """One list a movement, in files that hold several.
+
+    A movement begins where key and time signature are both stated anew, 150 bars or more after the last one began.
+    """
+    if "opus" not in path.stem:  # movement1.mxl, bwv66.6.mxl: the music21 corpus names whole works opus132.mxl
+        return [measures]
     movements: list[list] = []
     for measure in measures:
         stated = measure.find("attributes/key") is not None and measure.find("attributes/time") is not None

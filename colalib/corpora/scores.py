@@ -89,6 +89,7 @@ def candidates(seed: int) -> dict[str, list[tuple]]:
                 number = fields["X"] if "oneills" in path.parts[-2] else path.stem
                 found[kind].append((slug(f"{path.parts[-2][:6]}-{number}"[:40]), path, text, fields["T"]))
     for number, kind in enumerate(CLASSES):
+        found[kind] = list({candidate[0]: candidate for candidate in found[kind]}.values())  # O'Neill's has some twice
         np.random.default_rng([seed, number]).shuffle(found[kind])
     return found
 

@@ -1,0 +1,54 @@
+"""Small audio corpora made on the spot, shared by all tests."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # test machines are shared: threads that wait must not spin
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from colalib import corpora, store
+
+RATE = 16_000
+
+
+def tone(pitch: float, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
+    """A decaying, repeated harmonic tone with a little noise, float32 [samples]."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate)) / rate
+    wave = sum(np.sin(2 * np.pi * pitch * k * t + rng.uniform(0, 6)) / k for k in range(1, 6))
+    beat = np.exp(-((t * rng.uniform(2, 4)) % 1) * 3)
+    return (0.2 * wave * beat + 0.003 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """96 clips of 2 s, classes low/middle/high, 4 clips a group, with an index.csv."""
+    root = tmp_path_factory.mktemp("tones")
+    rows = []
+    for label, pitch in (("low", 110), ("middle", 330), ("high", 990)):
+        for group in range(8):
+            for k in range(4):
+                seed = hash((pitch, group, k)) % 2**32
+                path = f"{label}/{group}-{k}.flac"
+                (root / label).mkdir(exist_ok=True)
+                soundfile.write(root / path, tone(pitch * (1 + 0.03 * group), 2.0, seed), RATE)
+                rows.append(
+                    {
+                        "path": path,
+                        "label": label,
+                        "group": f"{label}{group}",
+                        "parity": "even" if group % 2 == 0 else "odd",
+                    }
+                )
+    pd.DataFrame(rows).to_csv(root / "index.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mel_store(folder, tmp_path_factory) -> store.MelStore:
+    """The tones as a store."""
+    return store.build(corpora.load(folder), tmp_path_factory.mktemp("stores") / "tones", jobs=1, progress=False)

@@ -1,0 +1,214 @@
+"""Features, probe, kNN, and the numbers that are drawn from predictions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from colalib import evaluation, training
+from colalib.corpora.table import Split, splits
+from colalib.errors import UserError
+from colalib.models import Encoder
+from colalib.segments import Clips
+from colalib.training import FinetuneConfig, PretrainConfig
+
+
+@pytest.fixture(scope="module")
+def pretrained(mel_store, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "pretrained"
+    return training.pretrain([mel_store], run, PretrainConfig(steps=20, batch_size=16), progress=False)
+
+
+@pytest.fixture
+def clips(mel_store):
+    return Clips([mel_store], [np.arange(len(mel_store))])
+
+
+def test_mel_stats_by_hand(clips, mel_store):
+    x = evaluation.mel_stats(clips)
+    frames = mel_store.frames(7).astype(np.float32)
+    assert x.shape == (96, 128) and np.allclose(x[7], np.concatenate([frames.mean(0), frames.std(0)]))
+
+
+def test_embedding_by_hand(clips, mel_store):
+    encoder = Encoder("b0-small", std=2.0).eval()
+    x = evaluation.embed(encoder, clips, progress=False)
+    frames = mel_store.frames(7).astype(np.float32)
+    with torch.no_grad():
+        h = encoder(torch.from_numpy(np.stack([frames[s : s + 98] for s in (0, 49, 98)]))).numpy()
+    assert x.shape == (96, 1280) and x.dtype == np.float32
+    assert np.allclose(x[7], np.concatenate([h.mean(0), h.std(0)]), atol=1e-3)
+
+
+def test_calibration_gives_batchnorm_the_data(clips):
+    torch.manual_seed(0)
+    encoder = evaluation.calibrate(Encoder("b0-small"), clips)
+    assert float(encoder.std) == pytest.approx(clips.std(0)) and not encoder.training
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(np.stack([clips.crop(i, rng) for i in rng.integers(96, size=256)]))
+    seen = []
+    norm = encoder.net._bn0
+    with torch.no_grad():
+        mean = norm.running_mean.clone()
+        encoder.train()
+        norm.momentum = 1.0
+        encoder(x)
+        seen = norm.running_mean
+    assert torch.allclose(mean, seen, atol=0.05 * float(seen.abs().max()))
+
+
+def test_probe_and_knn_find_what_is_there_and_not_what_is_not():
+    rng = np.random.default_rng(0)
+    y = np.array(list("abcd") * 60)
+    place = {"a": (0, 0), "b": (0, 4), "c": (4, 0), "d": (4, 4)}
+    x = np.array([place[v] for v in y]) + rng.normal(size=(240, 2))
+    rows = rng.permutation(240)
+    split = Split("", rows[:140], rows[140:180], rows[180:])
+    for method in (evaluation.linear_probe, evaluation.knn):
+        assert (method(x, y, split) == y[split.test]).mean() > 0.85
+        assert (method(rng.normal(size=(240, 2)), y, split) == y[split.test]).mean() < 0.5
+
+
+def make_predictions(n=200, groups=40, seeds=(0, 1, 2), accuracy=(("weak", 0.4), ("strong", 0.6))):
+    """Predictions of models with known accuracies; whole groups share their difficulty."""
+    rng = np.random.default_rng(0)
+    labels = np.array(list("abcd") * (n // 4))
+    hard = rng.random(groups)
+    parts = []
+    for model, p in accuracy:
+        for seed in seeds:
+            right = rng.random(n) < np.clip(p + 0.4 * (hard[np.arange(n) % groups] - 0.5), 0, 1)
+            predicted = np.where(right, labels, "other")
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "model": model,
+                        "task": "t/label",
+                        "seed": seed,
+                        "fold": "",
+                        "clip_id": [str(i) for i in range(n)],
+                        "group": [str(i % groups) for i in range(n)],
+                        "label": labels,
+                        "predicted": predicted,
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_summary_has_the_form_of_results_json():
+    results = evaluation.summary(make_predictions(), {"strong": 7})
+    assert json.loads(json.dumps(results)) == results
+    assert results["model_name"] == ["weak", "strong"] and results["accuracies"] == [
+        r["mean"] for r in results["results"]
+    ]
+    assert results["task"] == "t/label" and results["n_clips"] == 200 and results["chance"] == 0.25
+    strong = results["results"][1]
+    assert strong["seeds"] == [0, 1, 2] and np.mean(strong["per_seed"]) == pytest.approx(strong["mean"], abs=1e-3)
+    assert strong["ci95"][0] < strong["mean"] < strong["ci95"][1] and strong["pretrain_overlap"] == 7
+    (difference,) = results["differences"]
+    assert (difference["a"], difference["b"]) == ("strong", "weak")
+    assert difference["mean"] == pytest.approx(strong["mean"] - results["results"][0]["mean"], abs=1e-3)
+    assert 0 < difference["ci95"][0] < difference["mean"] < difference["ci95"][1]
+
+
+def test_intervals_know_groups_and_pairs():
+    """An interval over groups is wider than one that takes clips as independent; a paired one is narrower."""
+    one = make_predictions(seeds=(0,))
+    by_group = evaluation.summary(one)
+    by_clip = evaluation.summary(one.assign(group=one["clip_id"]))
+    width = [np.diff(r["results"][0]["ci95"])[0] for r in (by_group, by_clip)]
+    assert width[0] > 1.1 * width[1]
+    twin = pd.concat([one[one.model == "weak"], one[one.model == "weak"].assign(model="twin")])
+    assert evaluation.summary(twin)["differences"][0]["ci95"] == [0, 0]
+
+
+def test_interval_covers_the_truth():
+    """Over 100 draws of groups and clips the 95% interval contains the true accuracy about that often."""
+    hits = 0
+    for trial in range(100):
+        rng = np.random.default_rng(trial)
+        p = rng.beta(6, 4, size=30)  # a group's own accuracy; its mean is 0.6
+        right = rng.random((30, 8)) < p[:, None]
+        table = pd.DataFrame(
+            {"group": np.repeat(np.arange(30), 8), "label": "x", "predicted": np.where(right.ravel(), "x", "y")}
+        )
+        table = table.assign(model="m", task="t", seed=0, clip_id=np.arange(240))
+        low, high = evaluation.summary(table)["results"][0]["ci95"]
+        hits += low <= 0.6 <= high
+    assert 87 <= hits <= 100
+
+
+def test_models_on_different_clips_are_not_compared():
+    table = make_predictions(seeds=(0,))
+    with pytest.raises(UserError, match="different test clips"):
+        evaluation.summary(table.iloc[:-4])
+
+
+def test_mcnemar_by_hand():
+    table = make_predictions(n=8, groups=8, seeds=(0,), accuracy=(("a", 1.0), ("b", 1.0)))
+    table["predicted"] = table["label"]
+    table.loc[(table["model"] == "b") & table["clip_id"].isin(list("01234")), "predicted"] = "other"
+    table.loc[(table["model"] == "a") & (table["clip_id"] == "7"), "predicted"] = "other"
+    found = evaluation.mcnemar(table, "a", "b")
+    assert (found["only_a"], found["only_b"]) == (5, 1) and found["p"] == pytest.approx(2 * 7 / 64)
+
+
+def test_probe_reports_what_pretraining_saw(mel_store, pretrained):
+    results, predictions = evaluation.probe(mel_store, pretrained, progress=False)
+    assert results["results"][0]["pretrain_overlap"] == 0 and len(predictions) == results["n_clips"]
+    results, predictions = evaluation.probe(mel_store, pretrained, folds=4, progress=False)
+    seen = (mel_store.clips["split"] != "test").sum()
+    assert results["results"][0]["pretrain_overlap"] == seen and len(predictions) == 96
+    assert evaluation.probe(mel_store, "mel-stats")[0]["accuracies"][0] > 0.8
+    assert evaluation.probe(mel_store, "random", label="parity", progress=False)[0]["task"].endswith("/parity")
+
+
+def test_compare_puts_everything_in_one_table(mel_store, pretrained, tmp_path):
+    config = FinetuneConfig(steps=2, batch_size=8)
+    results, predictions = evaluation.compare(
+        mel_store, pretrained, tmp_path, seeds=2, labels_per_class=(2, None), finetune=config, progress=False
+    )
+    names = [
+        "mel-stats",
+        "random",
+        "probe",
+        "kNN",
+        "scratch (2 a class)",
+        "fine-tuned (2 a class)",
+        "scratch",
+        "fine-tuned",
+    ]
+    assert results["model_name"] == names
+    assert [len(r["seeds"]) for r in results["results"]] == [1, 2, 1, 1, 2, 2, 2, 2]
+    assert len(results["differences"]) == 28 and set(predictions["seed"]) == {0, 1}
+    runs = sorted(p.name for p in tmp_path.iterdir())
+    assert len(runs) == 8
+    evaluation.save(results, tmp_path / "results.json", predictions)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(predictions)
+
+
+def test_saved_classifiers_side_by_side(mel_store, pretrained, tmp_path):
+    runs = []
+    for seed in (0, 1):
+        config = FinetuneConfig(steps=2, batch_size=8, seed=seed)
+        runs.append(training.finetune(mel_store, tmp_path / f"run{seed}", config, pretrained, progress=False))
+    results, predictions = evaluation.evaluate(mel_store, runs)
+    assert results["model_name"] == ["run0", "run1"]
+    for run in runs:
+        saved = evaluation.read_predictions(run)
+        again = predictions[predictions["model"] == run.name]
+        assert (saved["predicted"].values == again["predicted"].values).all()
+    with pytest.raises(UserError, match="is no classifier"):
+        evaluation.evaluate(mel_store, [pretrained])
+
+
+def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
+    for source in (mel_store.path, folder):
+        assert evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz") == (96, 1280)
+        with np.load(tmp_path / "e.npz", allow_pickle=False) as made:
+            assert made["embedding"].shape == (96, 1280) and made["clip_id"].dtype.kind == "U"
+            assert list(made["label"]) == list(mel_store.clips["label"])
