@@ -130,7 +130,7 @@ def judge(
     method: Callable[[np.ndarray, np.ndarray, Split], np.ndarray] = linear_probe,
 ) -> pd.DataFrame:
     """Predictions of `method` on frozen features for every division, as one table."""
-    y = store.clips[label].values
+    y = store.clips[label].to_numpy(dtype=object)
     return pd.concat([prediction_table(store, s, label, method(features, y, s), model, seed) for s in divisions])
 
 
@@ -430,7 +430,7 @@ def embed_to_file(
     else:
         store = build(corpora.load(source), out.with_suffix(".store"))
     features, _ = frozen_features(store, encoder, arch, seed)
-    columns = {c: store.clips[c].values.astype(str) for c in store.clips if c not in ("shard", "start", "frames")}
+    columns = {c: np.array(store.clips[c].tolist(), dtype=str) for c in store.clips if c not in ("shard", "start", "frames")}
     with atomic(out) as file:
         np.savez(file, embedding=features, **columns)
     return features.shape

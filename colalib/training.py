@@ -522,7 +522,7 @@ def finetune(
         raise UserError(f"no optimiser {config.optimiser!r}: there are {', '.join(OPTIMISERS)}")
     total_steps(config, 1)
     split = splits(store.clips, config.label, config.fold)[0]
-    labels = store.clips[config.label].values
+    labels = store.clips[config.label].to_numpy(dtype=object)
     classes = sorted(set(labels[labels != ""]))
     target = np.array([classes.index(value) if value else -1 for value in labels])
     clips = Clips([store], [np.arange(len(store))])

@@ -4,10 +4,10 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from conftest import tone
 
 from colalib import audio
 from colalib.audio import MelConfig, Unusable
-from conftest import tone
 
 
 def reference(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:

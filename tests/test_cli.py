@@ -48,7 +48,7 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     (tmp_path / "c").mkdir()
     shutil.copy(folder / "low" / "0-0.flac", tmp_path / "c" / "good.flac")
     (tmp_path / "c" / "bad.mp3").write_text("no music")
-    code, text, err = call(capsys, "prepare", tmp_path / "c", "--out", tmp_path / "s", "--jobs", 1)
+    code, text, _ = call(capsys, "prepare", tmp_path / "c", "--out", tmp_path / "s", "--jobs", 1)
     assert code == 0 and "1 clips left out" in text and "bad.mp3: unreadable" in text
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from colalib import evaluation, training
-from colalib.corpora.table import Split, splits
+from colalib.corpora.table import Split
 from colalib.errors import UserError
 from colalib.models import Encoder
 from colalib.segments import Clips
@@ -48,7 +48,6 @@ def test_calibration_gives_batchnorm_the_data(clips):
     assert float(encoder.std) == pytest.approx(clips.std(0)) and not encoder.training
     rng = np.random.default_rng(1)
     x = torch.from_numpy(np.stack([clips.crop(i, rng) for i in rng.integers(96, size=256)]))
-    seen = []
     norm = encoder.net._bn0
     with torch.no_grad():
         mean = norm.running_mean.clone()
@@ -56,7 +55,7 @@ def test_calibration_gives_batchnorm_the_data(clips):
         norm.momentum = 1.0
         encoder(x)
         seen = norm.running_mean
-    assert torch.allclose(mean, seen, atol=0.05 * float(seen.abs().max()))
+    assert torch.allclose(mean, seen, atol=0.2 * float(seen.abs().max()))
 
 
 def test_probe_and_knn_find_what_is_there_and_not_what_is_not():
@@ -79,7 +78,7 @@ def make_predictions(n=200, groups=40, seeds=(0, 1, 2), accuracy=(("weak", 0.4),
     parts = []
     for model, p in accuracy:
         for seed in seeds:
-            right = rng.random(n) < np.clip(p + 0.4 * (hard[np.arange(n) % groups] - 0.5), 0, 1)
+            right = rng.random(n) < np.clip(p + 0.8 * (hard[np.arange(n) % groups] - 0.5), 0, 1)
             predicted = np.where(right, labels, "other")
             parts.append(
                 pd.DataFrame(

@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from conftest import tone
+from test_audio import broken_files
 
 from colalib import corpora, store
 from colalib.audio import MelConfig
 from colalib.errors import UserError
-from conftest import tone
-from test_audio import broken_files
 
 
 def content(path):

@@ -12,19 +12,18 @@
 # ---
 
 # %% [markdown]
-# # 1 · From sound to log-mel
+# # 1 From sound to log-mel: hear what the network sees
 #
 # You follow one fiddle tune from air pressure to the picture that a neural network gets, listen after every step to what
 # is still there, and put a whole corpus on disk in that form.
 #
-# *About half a minute to run on two cores. The very first run also renders the demo corpus, once, in a few minutes.*
+# **Run time** about half a minute on 2 cores. The very first run also renders the demo corpus, once, in a few minutes.
 #
-# **Goals**
-#
-# - Say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units.
-# - Compute a log-mel spectrogram by hand, and check it against the library's.
-# - Choose window, hop, FFT length, bands, range and floor, knowing by eye and ear what each costs.
-# - Turn a folder of recordings into a store, know its size and its rounding error, and read what it refused.
+# You will be able to
+# - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units;
+# - compute a log-mel spectrogram by hand, and check it against the library's;
+# - choose window, hop, FFT length, bands, range and floor, knowing by eye and ear what each costs;
+# - turn a folder of recordings into a store, know its size and its rounding error, and read what it refused.
 
 # %%
 import tempfile
@@ -41,7 +40,6 @@ from IPython.display import display
 
 from colalib import audio, corpora, course, plots, store
 from colalib.audio import MelConfig
-from colalib.exercises import check
 
 plots.style()
 profile = course.profile()
@@ -358,7 +356,7 @@ print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 #
 # Replace `raise NotImplementedError` and run the cell below it. The lesson doesn't depend on it.
 #
-# ### Exercise 1: how many frames? (easy, 5 minutes)
+# ### 1.1 How many frames? · easy · 5 minutes
 # How many log-mel frames has a sound of so many samples?
 
 
@@ -368,16 +366,14 @@ def count_frames(samples: int, config: MelConfig) -> int:
     raise NotImplementedError
 
 
-def test():
-    assert count_frames(16_000, config) == 101, (
-        "A second has 101 frames, not 100: one is centred on its very first sample."
-    )
+def check_1(answer):
+    assert answer(16_000, config) == 101, "A second has 101 frames, not 100: one is centred on its very first sample."
     for samples, c in ((15_999, config), (160, config), (159, config), (48_000, replace(config, hop=200))):
         expected = len(audio.log_mel(np.ones(samples, np.float32), c))
-        assert count_frames(samples, c) == expected, f"{samples} samples at hop {c.hop} have {expected} frames."
+        assert answer(samples, c) == expected, f"{samples} samples at hop {c.hop} have {expected} frames."
 
 
-check("Exercise 1", test)
+course.attempt(check_1, count_frames)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t that still lies in the sound?</details>
@@ -391,7 +387,7 @@ check("Exercise 1", test)
 # ```
 # </details>
 #
-# ### Exercise 2: a window for two tones (medium, 10 minutes)
+# ### 1.2 A window for two tones · medium · 10 minutes
 # Two flutes play 440 Hz and 440 + `gap` Hz. How long must a Hann window be, in samples, to show two peaks? Give a length that
 # surely suffices, but not more than one and a half times of what is needed.
 
@@ -410,16 +406,16 @@ def depth(gap: float, window: int, sample_rate: int) -> float:
     return 1 - middle / peak
 
 
-def test():
+def check_2(answer):
     for gap, rate in ((80.0, 16_000), (20.0, 16_000), (80.0, 48_000)):
-        window = window_for(gap, rate)
+        window = answer(gap, rate)
         assert depth(gap, window, rate) > 0.05, f"{window} samples blur tones {gap:g} Hz apart at {rate} Hz: longer."
         assert window <= 3.1 * rate / gap, (
             f"{window} samples for {gap:g} Hz at {rate} Hz are more than needed: shorter."
         )
 
 
-check("Exercise 2", test)
+course.attempt(check_2, window_for)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>A tone under a Hann window is no line but a hill. Its width in Hz is inversely proportional to
@@ -437,7 +433,7 @@ check("Exercise 2", test)
 # the encoder knows them only by their harmonics and by how they beat against each other.
 # </details>
 #
-# ### Exercise 3: one triangle of the filterbank (hard, 15 minutes)
+# ### 1.3 One triangle of the filterbank · hard · 15 minutes
 # Write mel band number `i` as weights over the frequencies of the FFT. You get the mel scale as
 # `librosa.mel_frequencies(n, fmin=…, fmax=…)`, n frequencies in Hz evenly spaced in mel.
 
@@ -448,10 +444,10 @@ def mel_band(i: int, config: MelConfig) -> np.ndarray:
     raise NotImplementedError
 
 
-def test():
+def check_3(answer):
     for c in (config, replace(config, n_mels=20, fmin=0.0, fmax=4000.0)):
         for i in (0, 7, 19):
-            mine, theirs = mel_band(i, c), audio.mel_filters(c)[i]
+            mine, theirs = answer(i, c), audio.mel_filters(c)[i]
             assert mine.shape == theirs.shape, (
                 f"The shape is {mine.shape}; one weight for each of {theirs.shape[0]} points."
             )
@@ -467,7 +463,7 @@ def test():
             )
 
 
-check("Exercise 3", test)
+course.attempt(check_3, mel_band)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>n_mels triangles overlap by half: band i rises from edge i to edge i + 1 and falls to edge

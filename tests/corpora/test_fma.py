@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from conftest import tone
 
 from colalib import corpora, store, training
 from colalib.errors import UserError
-from conftest import tone
 
 TRACKS = [  # id, subset, split, artist, genre
     (2, "small", "training", 1, "Hip-Hop"),

@@ -85,7 +85,7 @@ def test_what_is_wrong_with_an_index(tmp_path, index, message):
     (tmp_path / "index.csv").write_bytes(index.encode("latin-1"))
     with pytest.raises(UserError, match=message) as error:
         corpora.load(tmp_path)
-    assert "\n" not in str(error.value) and "index.csv" in str(error.value) or tmp_path.name in str(error.value)
+    assert ("\n" not in str(error.value) and "index.csv" in str(error.value)) or tmp_path.name in str(error.value)
 
 
 def test_labels_that_look_like_numbers_or_nothing_stay_text(tmp_path):
