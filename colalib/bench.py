@@ -1,18 +1,27 @@
 """`python -m colalib bench`: the project's own benchmarks, each a ratio to a reference timed in the same run.
 
-Everything here is made up on the spot (random segments, random weights); nothing is read from or written to disk.
+Everything here is made up on the spot (random segments, random weights, noise); only `preparing` writes, to a temporary
+folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import librosa
+import numpy as np
+import soundfile
 import torch
 from efficientnet_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from colalib import corpora, segments, store, training
+from colalib.audio import MelConfig
 from colalib.models import Encoder, choose_recipe
 
 # operator names of the profiler → what a reader would call them; a 1x1 convolution is a matrix product (`mm`)
@@ -90,8 +99,65 @@ def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
     return {name: 2 * n**3 / t / 1e9 for name, t in best.items()}
 
 
+def preparing(clips: int = 400, seconds: float = 8.0) -> dict[str, float]:
+    """Seconds of `prepare` on `clips` files (MP3, 22.05 kHz, mono, as the demo corpus has) with one process and with two,
+    best of two each after the processes have started; and of decoding and log-mel in a plain loop of librosa calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, rng = Path(folder) / "noise", np.random.default_rng(0)
+        root.mkdir()
+        for i in range(clips):
+            wave = 0.1 * rng.standard_normal(int(22_050 * seconds)).astype(np.float32)
+            soundfile.write(root / f"{i}.mp3", wave, 22_050)
+        corpus, times = corpora.load(root), {"one process": [], "two processes": []}
+        first = dataclasses.replace(corpus, clips=corpus.clips[:32])
+        store.build(first, Path(folder) / "warm", jobs=2, progress=False)
+        for turn in range(2):
+            for jobs, name in enumerate(times, start=1):
+                t = time.perf_counter()
+                store.build(corpus, Path(folder) / f"{jobs}-{turn}", jobs=jobs, progress=False)
+                times[name].append(time.perf_counter() - t)
+        t, config = time.perf_counter(), MelConfig()
+        for path in sorted(root.iterdir()):
+            wave, rate = librosa.load(path, sr=config.sample_rate)
+            mel = librosa.feature.melspectrogram(
+                y=wave,
+                sr=rate,
+                n_fft=config.n_fft,
+                win_length=config.window,
+                hop_length=config.hop,
+                power=1.0,
+                n_mels=64,
+            )
+            np.log(np.maximum(mel, config.floor))
+        return {name: min(values) for name, values in times.items()} | {"librosa loop": time.perf_counter() - t}
+
+
+def loader_share(batch: int = 128, steps: int = 5) -> float:
+    """Share of a pre-training step (`b0-small`, `batch` pairs) that drawing its pairs from a store takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, rng = Path(folder) / "noise", np.random.default_rng(0)
+        root.mkdir()
+        for i in range(2 * batch):
+            soundfile.write(root / f"{i}.wav", 0.1 * rng.standard_normal(32_000), 16_000)
+        made = store.build(corpora.load(root), Path(folder) / "store", jobs=2, progress=False)
+        clips = segments.Clips([made], [np.arange(len(made))])
+        module = training.Cola(training.PretrainConfig(), 1.0)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+        drawing = working = 0.0
+        for step in range(steps + 1):
+            t = time.perf_counter()
+            pair = segments.pair_batch(clips, step, batch, 0)
+            drawn = time.perf_counter()
+            optimizer.zero_grad()
+            module.objective(*map(module.encoder, pair))[0].backward()
+            optimizer.step()
+            if step:  # the first one warms up
+                drawing, working = drawing + drawn - t, working + time.perf_counter() - drawn
+        return drawing / (drawing + working)
+
+
 def run(quick: bool = False) -> None:
-    """Print all sections as plain text; about 80 s, 15 s with quick (b0-small only, fewer rounds)."""
+    """Print all sections as plain text; about 2 minutes, 40 s with quick (b0-small only, fewer rounds and clips)."""
     archs = ("b0-small",) if quick else ("b0", "b0-small")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, recipe {choose_recipe()}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows has none
@@ -113,6 +179,16 @@ def run(quick: bool = False) -> None:
         for recipe in (None, choose_recipe()):
             shares = step_shares(arch, recipe)
             print(f"{arch:<10}{recipe or 'reference':<11}" + "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds))
+
+    share = loader_share()
+    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step (b0-small, 128 pairs)")
+
+    times = preparing(100 if quick else 400)
+    one, two, loop = times.values()
+    print(
+        f"\nPreparing {100 if quick else 400} clips of 8 s: one process {one:.1f} s, two {two:.1f} s ({one / two:.2f}x);"
+    )
+    print(f"a loop of librosa.load and melspectrogram {loop:.1f} s ({loop / one:.2f}x of one process)")
 
 
 def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:

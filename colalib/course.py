@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,21 +85,6 @@ def encoder() -> Path:
 def supervised() -> training.FinetuneConfig:
     """Settings of the course's supervised runs."""
     return training.FinetuneConfig(minutes=profile().finetune_minutes)
-
-
-def attempt(check: Callable, answer: Callable) -> None:
-    """Run an exercise's check on a learner's function and print what came of it: passed, not solved yet, or the property
-    that broke. Never raises, so that the lesson goes on."""
-    try:
-        check(answer)
-    except NotImplementedError:
-        print(f"{answer.__name__}: not solved yet")
-    except AssertionError as broken:
-        print(f"{answer.__name__}: not yet: {broken}")
-    except Exception as error:
-        print(f"{answer.__name__}: not yet: it raises {type(error).__name__}: {error}")
-    else:
-        print(f"{answer.__name__}: passed")
 
 
 # ------------------------------------------------------------------------------------------------ running it all

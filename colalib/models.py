@@ -94,7 +94,7 @@ def _mbconv(block: nn.Module, x: Tensor, drop: float) -> Tensor:
     s = y.sum(dim=(1, 2)) / (y.shape[1] * y.shape[2])  # [B, E]
     s = _pointwise(F.silu(_pointwise(s, block._se_reduce)), block._se_expand).sigmoid()  # [B, E]
     y = _batch_norm(_pointwise(y * s[:, None, None], block._project_conv), block._bn2)  # [B, H', W', C']
-    if y.shape != x.shape:  # as in the package, only a block that keeps the shape has a skip connection
+    if depthwise.stride[0] > 1 or y.shape != x.shape:  # no skip connection, as in the package
         return y
     if drop and block.training:
         keep = torch.rand(len(y), 1, 1, 1, device=y.device) >= drop  # one draw a segment

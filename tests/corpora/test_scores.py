@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from colalib.corpora import composing, scores, soundfont
 from colalib.errors import UserError
 
-CLIPS = 60  # a class: 20 tunes
+CLIPS = 42  # a class: 14 tunes
 
 
 @pytest.fixture(scope="session")

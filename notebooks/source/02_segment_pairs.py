@@ -1,0 +1,480 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,source//py:percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 Pairs: a task that needs no label
+#
+# You cut pairs out of recordings, see and hear what belongs together and what doesn't, and measure how far one gets at
+# finding the partner without any learning at all.
+#
+# **Run time** about half a minute on 2 cores.
+#
+# You will be able to
+# - say what anchor, positive and distractor are, and why no label is needed to make them;
+# - cut random segments reproducibly, also from a clip that is too short;
+# - hear and see what masking and multiplying do to a segment;
+# - tell what makes a pair easy or hard: its distance in time, its level, its distractors, their number;
+# - read a batch as a matrix, B anchors by B positives, and compute the rank of each positive.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+
+from colalib import audio, course, objectives, plots, segments, training
+from colalib.segments import FRAMES
+
+plots.style()
+profile = course.profile()
+corpus, store = course.corpus(), course.store()
+
+# %% [markdown]
+# ## 1 Anchor, positive, distractor
+# Cut a second out of a recording: the **anchor**. Cut another second out of the same recording: its **positive**. A second
+# from any other recording is a **distractor**. The task is to say which of many seconds is the positive. Nobody has to
+# label anything: the recording itself says what belongs together.
+#
+# Why should this teach anything? Two seconds of one piece have no sample in common. What they do share is what stays the same
+# for a while: instruments, key, tempo, texture, room. Whoever finds the positive has noticed some of that.
+#
+# `segments.random_crop` cuts a segment of 98 frames, 0.98 s. Written out it is two lines:
+
+
+# %%
+def crop_by_hand(clip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """A random segment of `clip` [T, M] → [98, M], and the frame at which it starts."""
+    start = int(rng.integers(len(clip) - FRAMES + 1))  # every place equally likely, the last one included
+    return clip[start : start + FRAMES].astype(np.float32), start
+
+
+clip = store.frames(0)
+by_hand, start = crop_by_hand(clip, np.random.default_rng(1))
+assert np.array_equal(by_hand, segments.random_crop(clip, np.random.default_rng(1)))
+print(f"clip {clip.shape} → segment {by_hand.shape} from {store.mel.seconds(start):.2f} s; by hand equals colalib")
+
+# %% [markdown]
+# The generator is passed in. The same generator gives the same crop, so that a training can be repeated and an interrupted one
+# continued. In colalib its key is (seed, step).
+#
+# Now a pair, and a distractor from a clip of another class. Both crops of the pair are drawn independently, so they may
+# also overlap.
+
+
+# %%
+def crop_sound(row: int, start: int) -> np.ndarray:
+    """The samples under frames start … start + 98 of clip number `row`, [15,680]."""
+    wave = audio.load_audio(corpus.root / store.clips["path"][row])
+    return wave[start * store.mel.hop : (start + FRAMES) * store.mel.hop]
+
+
+rng = np.random.default_rng(5)
+row = store.clips.query("label == 'hornpipe'").index[0]
+other = store.clips.query("label == 'quartet'").index[0]
+anchor, positive = (crop_by_hand(store.frames(row), rng)[1] for _ in range(2))
+distractor = crop_by_hand(store.frames(other), rng)[1]
+_ = plots.crops(store.frames(row), {"anchor": anchor, "positive": positive}, FRAMES, title="one clip, two crops")
+
+# %%
+for role, i, at in (("anchor", row, anchor), ("positive", row, positive), ("distractor", other, distractor)):
+    print(f"{role}: {store.clips['label'][i]}, {store.clips['family'][i]}, from {store.mel.seconds(at):.2f} s")
+    display(plots.player(crop_sound(i, at)))
+
+# %% [markdown]
+# Would you have known? What told you: the instrument, the room, the harmony, the rhythm? The encoder will use whatever
+# works, and not only what we would like it to use. Keep that in mind; it comes back below.
+#
+# **Clips shorter than a segment** are laid at a random place among frames of silence, ln(floor). A spoken digit is such a clip. The
+# demo corpus has none, so we take 40 frames of one and treat them as a clip.
+
+# %%
+short = store.frames(row)[anchor : anchor + 40]
+placed = [(f"draw {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in range(4)]
+_ = plots.panels(placed, height=2.4)
+
+# %% [markdown]
+# ## 2 Many pairs at once: a batch
+# `segments.pair_batch` draws B different clips and two crops of each: anchors `[B, 98, 64]` and positives `[B, 98, 64]`. Row i
+# of both is a pair; every other row is a distractor, for free. With B = 128 each anchor has 127 of them.
+
+# %%
+clips = training.pretraining_clips([store])  # every clip but those of the test split
+anchors, positives = segments.pair_batch(clips, step=0, batch=8, seed=0)
+print(f"{len(clips)} clips; anchors {tuple(anchors.shape)}, positives {tuple(positives.shape)}, {anchors.dtype}")
+chosen = segments.shuffled(len(clips), 8, step=0, seed=0)
+labels = dict(zip(store.ids, store.clips["label"]))
+_ = plots.pairs(anchors, positives, [labels[clips.ids[i]] for i in chosen])
+
+# %% [markdown]
+# Cover the lower row and try to assign it. Some pairs a child could match by brightness alone. With some you'd have to look
+# for the texture. Listen to eight anchors in a row, then to their positives in another order.
+
+# %%
+rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
+starts = [[int(rng.integers(len(clips.frames(i)) - FRAMES + 1)) for i in chosen] for _ in range(2)]
+rows = [clips.where[i][1] for i in chosen]
+order = np.random.default_rng(3).permutation(8)
+gap = np.zeros(5_000, np.float32)
+sounds = [[crop_sound(row, at) for row, at in zip(rows, side)] for side in starts]
+for name, side, places in (("anchors 0 … 7", sounds[0], range(8)), ("positives, shuffled", sounds[1], order)):
+    print(f"{name}:")
+    display(plots.player(np.concatenate([part for i in places for part in (side[i], gap)])))
+print("The order was kept as `order`: print it when you have guessed.")
+
+# %% [markdown]
+# ## 3 Making pairs harder: augmentation
+# A cheap trick spoils the task if it works on every pair: say, that both crops are equally loud. **Augmentation** changes a
+# segment in ways that shouldn't matter, so that what matters has to be used. colalib has two that work on log-mel segments.
+#
+# `random_mask` blanks runs of frames to the segment's mean, in the manner of SpecAugment
+# ([arXiv 1904.08779](https://arxiv.org/abs/1904.08779)): what belongs together must show although parts are missing. By hand it is a
+# chain: a frame is blanked by itself now and then, and a blanked one likes to draw the next one with it.
+
+
+# %%
+def mask_by_hand(segment: np.ndarray, rng: np.random.Generator, start: float = 0.1, stay: float = 0.2) -> np.ndarray:
+    """Blank random runs of frames [T, M] → [T, M]."""
+    chance, masked, blank = rng.random((2, len(segment))), segment.copy(), False
+    for t in range(len(segment)):
+        blank = chance[0, t] < start or (blank and chance[1, t] < stay)
+        if blank:
+            masked[t] = segment.mean()
+    return masked
+
+
+segment = store.frames(row)[anchor : anchor + FRAMES].astype(np.float32)
+masked = segments.random_mask(segment, np.random.default_rng(0))
+assert np.allclose(masked, mask_by_hand(segment, np.random.default_rng(0)), atol=1e-4)
+share = np.mean(
+    [(segments.random_mask(segment, np.random.default_rng(s))[:, 0] == segment.mean()).mean() for s in range(300)]
+)
+print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expects {0.1 / (1 - 0.9 * 0.2):.1%}")
+
+# %% [markdown]
+# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. A factor on a logarithm is a power of the
+# magnitude: quiet and loud move apart, or together. The level moves too, but the encoder takes away each segment's mean, so
+# what it notices is contrast. To make it plain, here with 0.7 and 1.3.
+
+# %%
+weak, strong = segment * np.float32(0.7), segment * np.float32(1.3)
+factor = segments.random_multiply(segment, np.random.default_rng(0))[0, 0] / segment[0, 0]
+print(f"one draw of random_multiply: a factor of {factor:.3f}")
+centred = [
+    (n, s - s.mean()) for n, s in (("as it is", segment), ("masked", masked), ("× 0.7", weak), ("× 1.3", strong))
+]
+_ = plots.panels(centred, title="each without its own mean, as the encoder gets it")
+
+# %%
+level = segment.mean()
+for name, changed in (
+    ("as it is", segment),
+    ("masked", masked),
+    ("× 1.3, at the old level", strong - strong.mean() + level),
+):
+    print(f"{name} (from its log-mel):")
+    display(plots.player(audio.resynthesise(changed)))
+
+# %% [markdown]
+# ## 4 How hard is the task? Try it without learning
+# Before training anything, see how far the simplest idea gets. Describe a segment by its mean spectrum: 64 numbers, all
+# timing gone. Then pick, for each anchor, the positive whose spectrum is nearest. It is right how often?
+
+
+# %%
+def mean_mel(segment: torch.Tensor, level: bool = True) -> torch.Tensor:
+    """Segments [B, T, M] → mean over time [B, M]; without `level` each loses its own mean, so loudness doesn't show."""
+    feature = segment.mean(dim=1)
+    return feature if level else feature - feature.mean(dim=1, keepdim=True)
+
+
+def nearness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Minus the Euclidean distance of every row of a [A, d] to every row of b [B, d] → [A, B]."""
+    return -torch.cdist(a, b)
+
+
+size = min(32, len(clips))
+anchors, positives = segments.pair_batch(clips, step=0, batch=size, seed=0)
+similarity = nearness(mean_mel(anchors, level=False), mean_mel(positives, level=False))  # [B, B]
+found = similarity.argmax(dim=1) == torch.arange(size)
+print(f"similarity {tuple(similarity.shape)}: the positive is nearest for {found.sum()} of {size} anchors (chance: 1)")
+
+# %% [markdown]
+# This matrix is the batch as a task. Entry (i, j) says how near anchor i is to positive j. On the diagonal are the
+# pairs. A row is one question with B possible answers; it is answered well if its largest entry is on the diagonal. The **rank**
+# of the positive says more than right or wrong: 1 is best, B is worst, (B + 1)/2 is what guessing gives.
+
+# %%
+rank = 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)  # how many distractors are nearer, plus one
+assert torch.equal(rank, objectives.ranks(similarity))
+
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+plots.similarity_matrix(similarity, ax=axes[0], title="nearness of mean spectra")
+axes[1].hist(rank, bins=np.arange(0.5, size + 1.5), color=plots.PALETTE[0], lw=0)
+axes[1].axvline((size + 1) / 2, color=plots.MODELS["chance"], ls="--", label="mean rank of a guess")
+axes[1].axvline(rank.float().mean(), color=plots.PALETTE[3], label="mean rank here")
+axes[1].set(xlabel="rank of the positive (1 is best)", ylabel="anchors", title="rank by hand equals colalib's")
+_ = axes[1].legend()
+
+# %% [markdown]
+# ### The number of distractors
+# Finding one among two is easy, one among a hundred is not. We ask the same question for growing B, once with the level and
+# once without it. Bands are 95% intervals over batches.
+
+
+# %%
+def hits(a: torch.Tensor, b: torch.Tensor, size: int, rounds: int = 60) -> np.ndarray:
+    """Share of anchors whose positive is nearest, in each of `rounds` batches of `size` drawn from the pairs (a[i], b[i])."""
+    rng = np.random.default_rng(size)
+    drawn = [torch.from_numpy(rng.permutation(len(a))[:size]) for _ in range(rounds)]
+    return np.array([(objectives.ranks(nearness(a[d], b[d])) == 1).float().mean().item() for d in drawn])
+
+
+many = min(len(clips), 512)
+anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=1)
+sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256, 512) if b <= many]
+fig, ax = plt.subplots(figsize=(8, 3.4))
+for level, name, colour in ((True, "mean spectrum", 3), (False, "mean spectrum without level", 0)):
+    scores = [100 * hits(mean_mel(anchors, level), mean_mel(positives, level), b) for b in sizes]
+    mean = np.array([s.mean() for s in scores])
+    half = np.array([1.96 * s.std() / np.sqrt(len(s)) for s in scores])
+    ax.plot(sizes, mean, "o-", color=plots.PALETTE[colour], label=name)
+    ax.fill_between(sizes, mean - half, mean + half, color=plots.PALETTE[colour], alpha=0.2, lw=0)
+    print(f"{name}: " + ", ".join(f"B = {b}: {m:.0f}%" for b, m in zip(sizes, mean)))
+ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="chance, 1/B")
+ax.set(xscale="log", xlabel="batch size B", ylabel="positive found (%)", ylim=(0, 102))
+ax.set_xticks(sizes, sizes)
+ax.minorticks_off()
+_ = ax.legend()
+
+# %% [markdown]
+# Two lessons. Without distractors enough the task is too easy to teach much: this is why batch size matters in contrastive
+# learning. And the level is a **shortcut**: where the curve with it lies above the other, that much was won by comparing
+# loudness, a fact about the recording and not about the music. This is why colalib's encoder never sees a segment's mean.
+#
+# ### The distance in time
+# Crops that overlap share actual sound. How far apart must they be for the task to become one of likeness?
+
+
+# %%
+def pairs_at(distance: int, numbers: np.ndarray, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anchors and positives [n, 98, 64] of clips `numbers`, the positive `distance` frames later."""
+    rng = np.random.default_rng(seed)
+    sides = ([], [])
+    for i in numbers:
+        frames = clips.frames(i)
+        at = int(rng.integers(len(frames) - FRAMES - distance + 1))
+        for side, start in zip(sides, (at, at + distance)):
+            side.append(torch.from_numpy(frames[start : start + FRAMES].astype(np.float32)))
+    return torch.stack(sides[0]), torch.stack(sides[1])
+
+
+distances = (0, 10, 25, 49, 75, 98, 150, 200, 300, 400, 550)
+chosen = np.random.default_rng(2).permutation(len(clips))[:many]
+scores = []
+for distance in distances:
+    a, b = pairs_at(distance, chosen)
+    scores.append(100 * hits(mean_mel(a, False), mean_mel(b, False), min(64, many)))
+
+# %%
+mean, half = (np.array([f(s) for s in scores]) for f in (np.mean, lambda s: 1.96 * s.std() / np.sqrt(len(s))))
+seconds = [store.mel.seconds(d) for d in distances]
+fig, ax = plt.subplots(figsize=(8, 3.2))
+ax.axvspan(0, store.mel.seconds(FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
+ax.plot(seconds, mean, "o-", color=plots.PALETTE[0], label="mean spectrum without level")
+ax.fill_between(seconds, mean - half, mean + half, color=plots.PALETTE[0], alpha=0.2, lw=0)
+ax.axhline(100 / min(64, many), ls="--", color=plots.MODELS["chance"], label="chance")
+ax.set(xlabel="distance between the crops' starts (s)", ylabel=f"found among {min(64, many)} (%)", ylim=(0, 102))
+_ = ax.legend()
+
+# %% [markdown]
+# Listen to the two ends of this curve: a pair half a second apart, and one five seconds apart, of the same clip.
+
+# %%
+for distance in (50, 500):
+    print(f"{store.mel.seconds(distance):.1f} s apart:")
+    display(plots.player(np.concatenate([crop_sound(row, 100), gap, crop_sound(row, 100 + distance)])))
+
+# %% [markdown]
+# ### Who the distractors are
+# A distractor of another class lies far away. One of the same class is harder. And another performance of the *same tune* is a
+# distractor only by name: here the task punishes the encoder for finding alike what is alike. Such pairs are called **false
+# negatives**. Distances between mean spectra, by what the two segments have in common:
+
+# %%
+anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=2)
+chosen = segments.shuffled(len(clips), many, step=0, seed=2)
+table = store.clips.iloc[[clips.where[i][1] for i in chosen]]
+distance = -nearness(mean_mel(anchors, False), mean_mel(positives, False)).numpy() / np.sqrt(64)  # per band
+pair = np.eye(many, dtype=bool)
+tune, kind = (table[c].values[:, None] == table[c].values[None] for c in ("group", "label"))
+kinds = {
+    "same clip (positive)": distance[pair],
+    "same tune, another take": distance[tune & ~pair],
+    "same class, another tune": distance[kind & ~tune],
+    "another class": distance[~kind],
+}
+
+# %%
+fig, ax = plt.subplots(figsize=(8, 3))
+colours = [plots.ROLES["positive"], plots.PALETTE[1], plots.PALETTE[4], plots.ROLES["distractor"]]
+bins = np.linspace(0, np.quantile(distance, 0.995), 50)
+for (name, values), colour in zip(kinds.items(), colours):
+    ax.hist(
+        values, bins, density=True, histtype="step", lw=2, color=colour, label=f"{name}: median {np.median(values):.2f}"
+    )
+ax.set(xlabel="distance of mean spectra, a band (ln units)", ylabel="density")
+_ = ax.legend()
+
+# %% [markdown]
+# The positives lie to the left, yet the distributions overlap: a spectrum alone can't settle the matter. An encoder must find
+# what the mean over time has thrown away. How common are false negatives?
+
+# %%
+per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 128, 1024)}
+print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on average" for b, n in per_anchor.items()))
+
+# %% [markdown]
+# We leave them in. Whoever has no labels doesn't know which they are, and among many distractors a few wrong ones do little
+# harm.
+#
+# ## Recap
+# - Anchor and positive are two crops of one recording, a distractor is a crop of another: the recording is the label.
+# - A crop is drawn by a generator that is passed in, so it can be drawn again; a short clip lies at a random place in
+#   silence.
+# - Masking hides frames, multiplying changes contrast; what survives both is what the pair is recognised by.
+# - A pair is easy when its crops overlap, when the level gives it away, when distractors are few or of another kind; false
+#   negatives make it unfair.
+# - A batch is a matrix, B × B, pairs on the diagonal; the rank of the positive, from 1 to B, says how well a row is answered.
+#
+# **Next**, [notebook 3](03_contrastive_pretraining.ipynb): a network learns to answer these rows.
+
+# %% [markdown]
+# ## Exercises
+# Replace `raise NotImplementedError` and run the cell below it. The lesson doesn't depend on it.
+#
+# ### 2.1 Pairs that never overlap · easy · 10 minutes
+# Draw the starts of two crops of a clip with `frames` frames, at least `apart` frames from start to start. Anchor and positive
+# must each be able to come first.
+
+
+# %%
+def distant_starts(frames: int, length: int, apart: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Starts of two crops of `length` frames, at least `apart` frames apart, both inside a clip of `frames` frames."""
+    raise NotImplementedError
+
+
+# %%
+def check_distant(answer):
+    rng = np.random.default_rng(0)
+    drawn = np.array([answer(300, 98, 120, rng) for _ in range(3000)])
+    assert drawn.shape == (3000, 2), "return two starts"
+    assert drawn.min() >= 0 and drawn.max() <= 300 - 98, (
+        "a crop sticks out of the clip: the last start is frames - length"
+    )
+    assert np.abs(drawn[:, 0] - drawn[:, 1]).min() >= 120, "two starts are nearer than `apart`"
+    first = (drawn[:, 0] < drawn[:, 1]).mean()
+    assert 0.4 < first < 0.6, f"the anchor comes first in {first:.0%} of the draws; it should in half of them"
+    assert drawn.min() == 0 and drawn.max() == 202, "some places are never drawn: the clip's very ends"
+    assert len(np.unique(np.abs(drawn[:, 0] - drawn[:, 1]))) > 40, "the distance should vary, not only the place"
+
+
+course.attempt(check_distant, distant_starts)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>Draw again until it fits: that is simple, right, and fast enough unless the clip is
+# barely long enough.</details>
+# <details><summary>Hint 2</summary>`rng.integers(n)` gives 0 … n − 1, and the last valid start is `frames - length`.</details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def distant_starts(frames, length, apart, rng):
+#     while True:
+#         a, b = rng.integers(frames - length + 1, size=2)
+#         if abs(a - b) >= apart:
+#             return int(a), int(b)
+# ```
+# </details>
+#
+# ### 2.2 Mixing sounds in log-mel · medium · 10 minutes
+# BYOL-A ([arXiv 2103.06695](https://arxiv.org/abs/2103.06695)) puts a little of another recording under each segment. Sounds add
+# up as magnitudes, roughly, but our segments are logarithms. Mix them in the right domain.
+
+
+# %%
+def log_mix(segment: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """Log-mel of (1 - share) of `segment` plus `share` of `other`, mixed as magnitudes, all [T, M]."""
+    raise NotImplementedError
+
+
+# %%
+def check_mix(answer):
+    a, b = np.full((4, 3), -2.0), np.full((4, 3), 1.0)
+    assert np.allclose(answer(a, b, 0.0), a), "with a share of 0 the segment should stay as it is"
+    assert np.allclose(answer(a, b, 1.0), b), "with a share of 1 only the other one should be left"
+    assert np.allclose(answer(a, b, 0.3), answer(b, a, 0.7)), "mixing 0.3 of b into a should equal 0.7 of a into b"
+    half = answer(a, b, 0.5)[0, 0]
+    assert half > -0.5, f"half of each gives {half:.2f}: that is the mean of the logarithms, not of the magnitudes"
+    assert np.allclose(half, np.log((np.exp(-2) + np.exp(1)) / 2)), "half and half: the logarithm of the mean magnitude"
+
+
+course.attempt(check_mix, log_mix)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>Out of the logarithm, mix, back into it.</details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def log_mix(segment, other, share):
+#     return np.log((1 - share) * np.exp(segment) + share * np.exp(other))
+# ```
+# </details>
+#
+# ### 2.3 How many false negatives? · hard · 15 minutes
+# A corpus has tunes with so many takes each. For a batch of B different clips, how many distractors of the anchor's own tune does
+# an anchor have on average? A formula, no simulation.
+
+
+# %%
+def false_negatives(takes: list[int], batch: int) -> float:
+    """Expected number of same-tune distractors of an anchor; takes[k] is the number of clips of tune k."""
+    raise NotImplementedError
+
+
+# %%
+def check_false_negatives(answer):
+    assert answer([1] * 100, 32) == 0, "if every tune has one take, there are none"
+    assert np.isclose(answer([5], 5), 4), "a batch of all five takes of one tune: four for each"
+    rng = np.random.default_rng(0)
+    for takes, batch in (([3] * 20, 16), ([1, 2, 3, 10, 4], 8)):
+        tunes = np.repeat(np.arange(len(takes)), takes)
+        drawn = [tunes[rng.permutation(len(tunes))[:batch]] for _ in range(3000)]
+        counted = np.mean([(d == d[0]).sum() - 1 for d in drawn])
+        told = answer(takes, batch)
+        assert abs(told - counted) < 0.1 * counted + 0.02, (
+            f"takes {takes}, B = {batch}: {told:.2f}, but counted {counted:.2f}"
+        )
+
+
+course.attempt(check_false_negatives, false_negatives)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>Each of the B − 1 distractors is, by itself, a clip drawn at random from all but the
+# anchor.</details>
+# <details><summary>Hint 2</summary>The anchor is more likely to be of a tune with many takes: with probability n / N of one with n.
+# Then n − 1 of the N − 1 other clips are of its tune.</details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def false_negatives(takes, batch):
+#     n = np.array(takes)
+#     return (batch - 1) * (n * (n - 1)).sum() / (n.sum() * (n.sum() - 1))
+# ```
+# </details>
