@@ -1,4 +1,5 @@
 # course: set up, then run the whole course.  lab: set up, then open it.  test: set up, lint, all tests.
+# PYTHON picks the interpreter (3.11 to 3.13); TORCH_INDEX an index to take torch from, e.g. PyTorch's of CPU builds.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -21,12 +22,15 @@ test: .venv/ready-test
 
 # for maintainers: sources → notebooks, executed, with their figures
 notebooks: .venv/ready
-	cd notebooks && ../$(BIN)/jupytext --to ipynb --update source/*.py
+	for f in notebooks/source/*.py; do $(BIN)/jupytext --to ipynb --update -o notebooks/$$(basename $$f .py).ipynb $$f || exit 1; done
 	$(BIN)/python -m colalib course --publish
 
 .venv/made:
 	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else 'Python %d.%d is not supported: use 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
+ifdef TORCH_INDEX
+	$(BIN)/python -m pip install -q -c constraints.txt torch --index-url $(TORCH_INDEX)
+endif
 	touch $@
 
 .venv/ready: .venv/made pyproject.toml constraints.txt

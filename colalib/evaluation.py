@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from colalib import corpora, training
 from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
-from colalib.files import atomic, write_json
+from colalib.files import atomic, fingerprint, write_json
 from colalib.models import Encoder
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
@@ -172,7 +172,8 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, sp
     """Predictions of several models on the same test clips of one task → the content of results.json.
 
     Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and seeds; those of differences
-    are paired: the same groups and seeds are drawn for both models. `overlap`: for each model the number of test clips
+    are paired: the same groups and seeds are drawn for both models. Where all test clips are one group, clips are drawn, and
+    the intervals hold for that group only. `overlap`: for each model the number of test clips
     that its encoder saw in pre-training.
 
     Raises `UserError` if the models were not judged on the same clips.
@@ -184,6 +185,10 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, sp
         raise UserError(
             "the models were judged on different test clips or tasks: compare runs of one store, label and fold"
         )
+    unit = "groups"
+    if predictions["group"].nunique() == 1:  # one speaker, say: what can be drawn are the clips of that one
+        unit = "clips of the only group"
+        tables = {m: t.assign(group=t["clip_id"]) for m, t in tables.items()}
     rng = np.random.default_rng(0)
     weights = _draws(max(tables.values(), key=lambda t: t["seed"].nunique()), rng)
     draws = {m: _resampled(t, weights) for m, t in tables.items()}
@@ -197,7 +202,7 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, sp
                 "per_seed": [round(float(v), 4) for v in per_seed],
                 "mean": round(float(per_seed.mean()), 4),
                 "ci95": interval(draws[m]),
-                "ci_method": "bootstrap over groups and seeds" if len(per_seed) > 1 else "bootstrap over groups",
+                "ci_method": f"bootstrap over {unit}" + (" and seeds" if len(per_seed) > 1 else ""),
                 "pretrain_overlap": int((overlap or {}).get(m, 0)),
             }
         )
@@ -318,18 +323,32 @@ def probe(
 
 
 def frozen_features(
-    store: MelStore, encoder: str | Path, arch: str = "b0-small", seed: int = 0, progress: bool = True
+    store: MelStore,
+    encoder: str | Path,
+    arch: str = "b0-small",
+    seed: int = 0,
+    progress: bool = True,
+    keep: Path | None = None,
 ) -> tuple[np.ndarray, Pretrained | None]:
     """Features of all clips of a store, [n, d], and the encoder they come from (None for `mel-stats`). A random encoder is
-    calibrated on the clips that pre-training could have seen."""
+    calibrated on the clips that pre-training could have seen. `keep`: a folder where features are written and found again,
+    by clips and weights."""
     clips = Clips([store], [np.arange(len(store))])
     if encoder == "mel-stats":
         return mel_stats(clips), None
     loaded = load_encoder(encoder, arch, seed)
     loaded.check(store)
+    made_of = [*store.ids, *store.clips["frames"].astype(str), repr(store.mel), loaded.weights or f"{arch} {seed}"]
+    kept = keep and Path(keep) / f"{loaded.name}-{fingerprint(made_of)}.npy"
+    if kept and kept.exists():
+        return np.load(kept), loaded
     if encoder == "random":
         calibrate(loaded.encoder, training.pretraining_clips([store]), seed)
-    return embed(loaded.encoder, clips, progress), loaded
+    features = embed(loaded.encoder, clips, progress)
+    if kept:
+        with atomic(kept) as file:
+            np.save(file, features)
+    return features, loaded
 
 
 def compare(
@@ -348,15 +367,17 @@ def compare(
     """Everything side by side on one task: mel-stats, random, probe and kNN of `encoder`, scratch and fine-tuned.
 
     `finetune` sets the supervised runs (None: frozen features only; see `supervised`). Each number of `labels_per_class`
-    (None: all) adds its own rows of scratch and fine-tuned. Returns (results, predictions).
+    (None: all) adds its own rows of scratch and fine-tuned. Features and runs are kept under `out` and reused. Returns
+    (results, predictions).
     """
     store, out = open_store(store), Path(out)
     divisions = splits(store.clips, label, fold, folds)
     loaded = load_encoder(encoder)
-    features, _ = frozen_features(store, encoder, progress=progress)
+    keep = out / "features"
+    features, _ = frozen_features(store, encoder, progress=progress, keep=keep)
     parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
     for seed in range(seeds):
-        random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress)
+        random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress, keep)
         parts.append(judge(store, random, "random", label, divisions, seed))
     parts.append(judge(store, features, "probe", label, divisions))
     parts.append(judge(store, features, "kNN", label, divisions, method=knn))
@@ -430,7 +451,9 @@ def embed_to_file(
     else:
         store = build(corpora.load(source), out.with_suffix(".store"))
     features, _ = frozen_features(store, encoder, arch, seed)
-    columns = {c: np.array(store.clips[c].tolist(), dtype=str) for c in store.clips if c not in ("shard", "start", "frames")}
+    columns = {
+        c: np.array(store.clips[c].tolist(), dtype=str) for c in store.clips if c not in ("shard", "start", "frames")
+    }
     with atomic(out) as file:
         np.savez(file, embedding=features, **columns)
     return features.shape

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Audio
+from IPython.display import HTML, Audio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -52,9 +52,10 @@ def style() -> None:
 
 
 def colours(names) -> dict[str, str]:
-    """One colour a name, the same for the same set of names: the models' own, else the palette in sorted order."""
+    """One colour a name, the same for the same set of names: the models' own (also of "random, calibrated"), else the
+    palette in sorted order."""
     order = sorted(set(names))
-    return {name: MODELS.get(name, PALETTE[i % len(PALETTE)]) for i, name in enumerate(order)}
+    return {name: MODELS.get(name.split(",")[0], PALETTE[i % len(PALETTE)]) for i, name in enumerate(order)}
 
 
 def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
@@ -111,7 +112,8 @@ def panels(pictures: list[tuple], title: str = "", columns: int | None = None, h
     for ax in list(axes.flat)[len(pictures) :]:
         ax.set_visible(False)
     fig.colorbar(axes[0, 0].images[0], ax=axes, label="ln magnitude", pad=0.01)
-    fig.suptitle(title)
+    if title:
+        fig.suptitle(title, fontsize=11)
     return fig
 
 
@@ -174,7 +176,8 @@ def curves(
         ax.plot(line[x], line[column], label=name, color=colour[name], lw=1.5)
         if clips:
             half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
-            ax.fill_between(line[x], line[column] - half, line[column] + half, color=colour[name], alpha=0.15, lw=0)
+            low, high = (line[column] - half).clip(lower=0), (line[column] + half).clip(upper=1)
+            ax.fill_between(line[x], low, high, color=colour[name], alpha=0.15, lw=0)
     ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=title)
     if len(metrics) > 1:
         ax.legend()
@@ -272,6 +275,11 @@ def architecture() -> Figure:
     return fig
 
 
+def table(frame: pd.DataFrame, decimals: int = 1) -> HTML:
+    """A table without row numbers, the same HTML at each run."""
+    return HTML(frame.to_html(index=False, border=0, float_format=f"%.{decimals}f"))
+
+
 def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
     """results.json as points with their 95% intervals, chance as a line."""
     ax = ax or plt.gca()
@@ -284,7 +292,7 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
         ax.plot(100 * r["mean"], y, "o", color=colour[r["model"]], ms=8)
         ax.annotate(f"{100 * r['mean']:.1f}", (high, y), xytext=(6, 0), textcoords="offset points", va="center")
     ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
-    ax.annotate("chance", (100 * summary["chance"], len(rows) - 0.4), color=MODELS["chance"], ha="center")
+    ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
     ax.set(xlabel="accuracy on test clips (%)", title=title or summary["task"], ylim=(-0.6, len(rows) - 0.1))
     ax.set_yticks(range(len(rows)), [r["model"] for r in rows])
     return ax
@@ -322,7 +330,7 @@ def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
     ax.set(xlabel="labelled clips a class", ylabel="accuracy on test clips (%)", title=title)
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

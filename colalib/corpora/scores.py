@@ -114,8 +114,6 @@ def read_pieces(candidate: tuple, kind: str) -> list[dict]:
         if tune:
             pieces = [read_abc(tune[0], name, tune[1], f"{collection}#{name}")]
         else:
-            if b"ORPHEUS" in path.read_bytes():
-                return []
             pieces = read_musicxml(path, name, collection)
     except Exception:  # a handful of the transcriptions have errors that music21 refuses
         return []

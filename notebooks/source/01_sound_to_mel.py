@@ -2,9 +2,6 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,source//py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -14,10 +11,11 @@
 # %% [markdown]
 # # 1 From sound to log-mel: hear what the network sees
 #
-# You follow one fiddle tune from air pressure to the picture that a neural network gets, listen after every step to what
-# is still there, and put a whole corpus on disk in that form.
+# You follow one fiddle tune from air pressure to the picture that a neural network gets, listen after every step to
+# what is still there, and put a whole corpus on disk in that form.
 #
-# **Run time** about half a minute on 2 cores. The very first run also renders the demo corpus, once, in a few minutes.
+# **Run time** about half a minute on 2 cores. The very first run also renders the demo corpus, once, in a few
+# minutes.
 #
 # You will be able to
 # - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units;
@@ -61,9 +59,9 @@ print(f"{clip['title']} ({clip['label']}, {clip['family']}): {wave.shape[0]} sam
 display(plots.player(wave))
 
 # %% [markdown]
-# `load_audio` decoded the file, mixed it to mono and resampled it to 16 kHz. A sample is the air pressure at one moment,
-# scaled to ±1. Sixteen thousand of them a second can carry frequencies up to 8 kHz, half the rate: enough for speech and for
-# most of what tells one music from another, not enough for the air above a cymbal.
+# `load_audio` decoded the file, mixed it to mono and resampled it to 16 kHz. A sample is the air pressure at one
+# moment, scaled to ±1. Sixteen thousand of them a second can carry frequencies up to 8 kHz, half the rate: enough
+# for speech and for most of what tells one music from another, not enough for the air above a cymbal.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 2.8), width_ratios=[2, 1], sharey=True)
@@ -73,14 +71,14 @@ zoom = plots.waveform(wave[start : start + 800], ax=axes[1], title="50 ms of it"
 _ = zoom.set(ylabel="")
 
 # %% [markdown]
-# On the left you see strokes and silences, but no pitch; on the right you see a period, but no tune. Hearing sits in
-# between: pitch *over* time. That is what a short-time spectrum shows.
+# On the left you see strokes, but no pitch; on the right you see a period, but no tune. Hearing sits in between:
+# pitch *over* time. That is what a short-time spectrum shows.
 #
 # ## The short-time Fourier transform
 #
 # Cut the sound into frames of 25 ms, one every 10 ms. Let each frame fade in and out under a Hann window, because a
-# frame cut off abruptly spreads every tone over the whole spectrum. Then take the magnitude of its Fourier transform. Look
-# at one frame first, with the window and without.
+# frame cut off abruptly spreads every tone over the whole spectrum. Then take the magnitude of its Fourier
+# transform. Look at one frame first, with the window and without.
 
 # %%
 config = MelConfig()
@@ -98,8 +96,8 @@ axes[1].set(xlabel="frequency (Hz)", ylabel="magnitude (dB)", title="its spectru
 _ = axes[1].legend()
 
 # %% [markdown]
-# Between the harmonics the windowed spectrum falls deeper: what filled the gaps before was not in the music, but in the
-# cut. Now all frames. The whole short-time Fourier transform is these three lines.
+# Between the harmonics the windowed spectrum falls deeper: what filled the gaps before was not in the music, but in
+# the cut. Now all frames. The whole short-time Fourier transform is these three lines.
 
 # %%
 padded = np.pad(wave, config.n_fft // 2)  # so that frame t is centred on sample t · hop
@@ -110,10 +108,10 @@ magnitude = np.abs(spectrum)
 print(f"waveform {wave.shape} → frames {frames.shape} → spectrum {spectrum.shape}")
 
 # %% [markdown]
-# A complex number has a magnitude and a phase. Magnitudes say how much of a frequency there is; phases say where in its
-# period it stands, and they change so fast that hardly any model looks at them. What is lost without them? Listen: this
-# sound was rebuilt from the magnitudes alone, with phases guessed by the Griffin-Lim algorithm, which seeks phases that
-# fit from one overlapping frame to the next.
+# A complex number has a magnitude and a phase. Magnitudes say how much of a frequency there is; phases say where in
+# its period it stands, and they change so fast that hardly any model looks at them. What is lost without them?
+# Listen: this sound was rebuilt from the magnitudes alone, with phases guessed by the Griffin-Lim algorithm, which
+# seeks phases that fit from one overlapping frame to the next.
 
 # %%
 rebuilt = librosa.griffinlim(
@@ -125,9 +123,9 @@ display(plots.player(rebuilt))
 # %% [markdown]
 # ## Mel bands
 #
-# We hear the step from 100 to 200 Hz as an octave, and the step from 5,000 to 5,100 Hz as next to nothing. The **mel scale**
-# spaces frequencies as the ear does: evenly at first, then ever more widely. 64 triangles, even on that scale, turn 513
-# frequencies into 64 bands.
+# We hear the step from 100 to 200 Hz as an octave, and the step from 5,000 to 5,100 Hz as next to nothing. The **mel
+# scale** spaces frequencies as the ear does: evenly at first, then ever more widely. 64 triangles, even on that
+# scale, turn 513 frequencies into 64 bands.
 
 # %%
 filters = audio.mel_filters(config)  # [64, 513]
@@ -149,9 +147,9 @@ _ = plots.spectrogram(mel, config, ax=axes[1], title="the same in mel bands")
 # %% [markdown]
 # ## The logarithm
 #
-# Both pictures are nearly black, though you heard everything. Loudness is to the ear what frequency is: it counts ratios, not
-# differences. A few numbers are large and the rest is crowded near zero. The logarithm spreads them, and a **floor** keeps
-# it finite where there is silence.
+# Both pictures are nearly black, though you heard everything. Loudness is to the ear what frequency is: it counts
+# ratios, not differences. A few numbers are large and the rest is crowded near zero. The logarithm spreads them, and
+# a **floor** keeps it finite where there is silence.
 
 # %%
 log_mel = np.log(np.maximum(mel, config.floor))  # [frames, 64]
@@ -164,9 +162,10 @@ plots.spectrogram(log_mel, config, ax=axes[2], title="log-mel spectrogram")
 _ = fig.colorbar(axes[2].images[0], ax=axes[2], label="ln magnitude", pad=0.01)
 
 # %% [markdown]
-# Now it is all there: horizontal lines are tones, vertical ones are strokes, and their texture is the rhythm. This is what
-# the encoder gets, and nothing else. `audio.resynthesise` goes the way back as far as one can: mel bands spread to
-# frequencies, phases guessed. Whatever you can't hear now, no network can know.
+# Now it is all there: horizontal lines are tones, vertical ones are strokes, and their texture is the rhythm. This
+# is what the encoder gets, and nothing else. `audio.resynthesise` goes the way back as far as one can: mel bands
+# spread to frequencies, phases guessed. The roughness comes from the guessed phases; but what is missing now, no
+# network can know either.
 
 # %%
 print("from 64 mel bands:")
@@ -175,8 +174,8 @@ display(plots.player(audio.resynthesise(log_mel, config)))
 # %% [markdown]
 # ## By hand, in one piece
 #
-# The steps from above, gathered. The course uses `colalib.audio.log_mel`, which does the same in blocks, so that an hour
-# of sound doesn't fill the memory. They must agree.
+# The steps from above, gathered. The course uses `colalib.audio.log_mel`, which does the same in blocks, so that an
+# hour of sound doesn't fill the memory. They must agree.
 
 
 # %%
@@ -196,11 +195,11 @@ print(f"largest difference between by hand and library: {difference:.1e} (1e-3 w
 # %% [markdown]
 # ## What every parameter does
 #
-# The settings are those of the COLA paper (Saeed et al., [arXiv 2010.10915](https://arxiv.org/abs/2010.10915)): 64 bands
-# from 60 to 7,800 Hz, 25 ms windows every 10 ms. Turn one at a time and see what it buys.
+# The settings are those of the COLA paper (Saeed et al., [arXiv 2010.10915](https://arxiv.org/abs/2010.10915)): 64
+# bands from 60 to 7,800 Hz, 25 ms windows every 10 ms. Turn one at a time and see what it buys.
 #
-# **Window.** A long window tells close tones apart; a short one tells close moments apart. You can't have both: with a
-# window of $N$ samples two tones need a distance of about $2 f_s / N$, here 80 Hz, before they part.
+# **Window.** A long window tells close tones apart; a short one tells close moments apart. You can't have both: with
+# a window of $N$ samples two tones need a distance of about $2 f_s / N$, here 80 Hz, before they part.
 
 # %%
 part = wave[16_000:32_000]  # one second
@@ -215,15 +214,16 @@ sizes = (("window 5 ms", 80, 1024), ("25 ms (ours)", 400, 1024), ("100 ms", 1600
 _ = plots.panels(turned([(name, {"window": window, "n_fft": n_fft}) for name, window, n_fft in sizes]))
 
 # %% [markdown]
-# **Hop.** How often a frame is taken. Shorter than about half a window, neighbouring frames say much the same again, and
-# cost all the same: the encoder's work grows with the number of frames.
+# **Hop.** How often a frame is taken. Shorter than about half a window, neighbouring frames say much the same again,
+# and cost all the same: the encoder's work grows with the number of frames.
 
 # %%
 _ = plots.panels(turned([("hop 40 ms", {"hop": 640}), ("10 ms (ours)", {}), ("2.5 ms", {"hop": 40})]))
 
 # %% [markdown]
-# **FFT length.** The window is 400 samples, yet the transform has 1,024: the rest is zeros. They add no information, but
-# they sample the same spectrum more finely, so that the narrow bands at the bottom get enough points to be triangles.
+# **FFT length.** The window is 400 samples, yet the transform has 1,024: the rest is zeros. They add no information,
+# but they sample the same spectrum more finely, so that the narrow bands at the bottom get enough points to be
+# triangles.
 
 # %%
 rows = []
@@ -235,8 +235,8 @@ pd.DataFrame(rows, columns=["FFT length", "Hz a point", "points in the narrowest
 )
 
 # %% [markdown]
-# **Bands and range.** Fewer bands blur neighbouring pitches into one. A lower upper edge throws the brightness away and
-# leaves the tune. See it, then hear it.
+# **Bands and range.** Fewer bands blur neighbouring pitches into one. A lower upper edge throws the brightness away
+# and leaves the tune. See it, then hear it.
 
 # %%
 bands = turned([("16 bands", {"n_mels": 16}), ("64 bands (ours)", {}), ("64 bands up to 2 kHz", {"fmax": 2000.0})])
@@ -249,9 +249,9 @@ for name, changed in (("16 bands", {"n_mels": 16}), ("64 bands, but only up to 2
     display(plots.player(audio.resynthesise(audio.log_mel(wave, c), c)))
 
 # %% [markdown]
-# **Floor.** It decides how quiet a detail may be and still count. A high floor keeps only the peaks. A very low one makes
-# much of what nobody hears. Here the tune stops after half a second, and what follows is noise at −120 dB, far below what
-# any loudspeaker renders: a low floor paints it as a texture all the same, and a network will look at it.
+# **Floor.** It decides how quiet a detail may be and still count. A high floor keeps only the peaks. A very low one
+# makes much of what nobody hears. Here the tune stops after half a second, and what follows is noise at −120 dB, far
+# below what any loudspeaker renders: a low floor paints it as a texture all the same, and a network will look at it.
 
 # %%
 noise = 1e-6 * np.random.default_rng(0).standard_normal(8_000).astype(np.float32)
@@ -267,9 +267,10 @@ for name, floor in (("floor 0.1", 0.1), ("floor 1e-5", 1e-5)):
 # %% [markdown]
 # ## A whole corpus, ready to train on
 #
-# Training asks for thousands of random one-second pieces a minute. Decoding files for each would keep the processor busy
-# with the wrong thing, so we do this once: `store.build` writes the log-mel frames of all clips to disk, in float16, and
-# opens them by memory map, which reads only what is asked for. (`course.store()` calls it for the demo corpus.)
+# Training asks for thousands of random one-second pieces a minute. Decoding files for each would keep the processor
+# busy with the wrong thing, so we do this once: `store.build` writes the log-mel frames of all clips to disk, in
+# float16, and opens them by memory map, which reads only what is asked for. (`course.store()` calls it for the demo
+# corpus.)
 
 # %%
 begun = time.perf_counter()
@@ -283,8 +284,8 @@ print(
 display(pd.crosstab(mels.clips["label"], mels.clips["split"], margins=True)[["train", "valid", "test", "All"]])
 
 # %% [markdown]
-# `group` is the tune that a clip comes from. All clips of a tune lie on one side of the split, because a network that has
-# heard a tune in training would recognise it in the test, and we would take memory for understanding.
+# `group` is the tune that a clip comes from. All clips of a tune lie on one side of the split, because a network
+# that has heard a tune in training would recognise it in the test, and we would take memory for understanding.
 
 # %%
 display(mels.clips[["clip_id", "start", "frames", "label", "group", "split", "family", "metre"]].head(4))
@@ -292,8 +293,8 @@ first = mels.frames(0)
 print(f"clip 0: {type(first).__name__} {first.shape} {first.dtype}; seconds: {mels.mel.seconds(len(first)):.2f}")
 
 # %% [markdown]
-# One second of each class, as picture and as sound. All families of instruments play all classes, so don't listen for the
-# instrument; listen for how the notes follow each other.
+# Two seconds of each class, as picture and as sound. All families of instruments play all classes, so don't listen
+# for the instrument; listen for how the notes follow each other.
 
 # %%
 examples = mels.clips.index[~mels.clips["label"].duplicated()]  # the first clip of each class
@@ -303,15 +304,16 @@ fig = plots.panels(pictures, columns=4, height=2.3)
 # %%
 gap, pieces = np.zeros(4_000, np.float32), []
 for i in examples:
-    pieces += [audio.load_audio(corpus.root / mels.clips["path"][i])[48_000:64_000], gap]
-print("one second each:", ", ".join(mels.clips["label"][examples]))
+    pieces += [audio.load_audio(corpus.root / mels.clips["path"][i])[48_000:80_000], gap]
+print("two seconds each:", ", ".join(mels.clips["label"][examples]))
 display(plots.player(np.concatenate(pieces)))
 
 # %% [markdown]
 # ### Does float16 hurt?
 #
-# Half the bytes of float32 for a rounding error. Most log-mel values lie between −11.5 and 5, where float16 numbers are at
-# most 1/128 apart: rounding moves a value by at most half of that, 0.0039, or 0.034 dB. Measured on a few clips:
+# Half the bytes of float32 for a rounding error. Most log-mel values lie between −11.5 and 5, where float16 numbers
+# are at most 1/128 apart: rounding moves a value by at most half of that, 0.0039, or 0.034 dB. Measured on a few
+# clips:
 
 # %%
 errors = []
@@ -328,9 +330,9 @@ assert errors.max() < 0.004
 #
 # ## What a store refuses
 #
-# Real folders hold broken files. One silent clip teaches a network that all silent clips are alike, and one NaN ruins a
-# training for good. The store decodes everything once, so this is the place to look. We make a folder with one good
-# file and four bad ones, and build a store of it.
+# Real folders hold broken files. One silent clip teaches a network that all silent clips are alike, and one NaN
+# ruins a training for good. The store decodes everything once, so this is the place to look. We make a folder with
+# one good file and four bad ones, and build a store of it.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -349,9 +351,24 @@ with tempfile.TemporaryDirectory() as folder:
 print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 
 # %% [markdown]
-# A clip is refused when it can't be decoded, is shorter than 0.1 s, never gets louder than −80 dBFS, or holds samples that
-# are no numbers. (A decoder may grumble on its own before it gives up.) The others go on; nothing is dropped without a line in `quarantine.csv`.
+# A clip is refused when it can't be decoded, is shorter than 0.1 s, never gets louder than −80 dBFS, or holds
+# samples that are no numbers. (A decoder may grumble on its own before it gives up.) The others go on; nothing is
+# dropped without a line in `quarantine.csv`.
 #
+# ## Recap
+#
+# - A frame is 25 ms of sound under a window; its spectrum says how much of each frequency is in it; 64 mel bands
+#   gather 513 frequencies as the ear does; the logarithm makes loudness count in ratios: `[frames, 64]`, a hundred
+#   frames a second.
+# - Computed by hand (frame, Hann, FFT, filterbank, logarithm) it equals the library's to a thousandth.
+# - The window trades pitch against time; the hop costs work; zeros sample more finely and add nothing; bands and
+#   range decide what can be told apart; the floor decides what counts as silence.
+# - A store holds a corpus as float16 frames, opened by memory map; what could not be used is in its quarantine, with
+#   reasons.
+#
+# **Next**, [notebook 2](02_segment_pairs.ipynb): a task made out of these frames, without a single label.
+
+# %% [markdown]
 # ## Exercises
 #
 # Replace `raise NotImplementedError` and run the cell below it. The lesson doesn't depend on it.
@@ -366,6 +383,7 @@ def count_frames(samples: int, config: MelConfig) -> int:
     raise NotImplementedError
 
 
+# %%
 def check_1(answer):
     assert answer(16_000, config) == 101, "A second has 101 frames, not 100: one is centred on its very first sample."
     for samples, c in ((15_999, config), (160, config), (159, config), (48_000, replace(config, hop=200))):
@@ -376,9 +394,10 @@ def check_1(answer):
 course.attempt(check_1, count_frames)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t that still lies in the sound?</details>
-# <details><summary>Hint 2</summary>Neither the window nor the FFT length matters, because the sound is padded by half of it on
-# both sides.</details>
+# <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t that still lies in the
+# sound?</details>
+# <details><summary>Hint 2</summary>Neither the window nor the FFT length matters, because the sound is padded by
+# half of it on both sides.</details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -388,8 +407,8 @@ course.attempt(check_1, count_frames)
 # </details>
 #
 # ### 1.2 A window for two tones · medium · 10 minutes
-# Two flutes play 440 Hz and 440 + `gap` Hz. How long must a Hann window be, in samples, to show two peaks? Give a length that
-# surely suffices, but not more than one and a half times of what is needed.
+# Two flutes play 440 Hz and 440 + `gap` Hz. How long must a Hann window be, in samples, to show two peaks? Give a
+# length that surely suffices, but not more than one and a half times of what is needed.
 
 
 # %%
@@ -398,6 +417,7 @@ def window_for(gap: float, sample_rate: int) -> int:
     raise NotImplementedError
 
 
+# %%
 def depth(gap: float, window: int, sample_rate: int) -> float:
     """How deep the spectrum falls between the two tones: 0 is not at all, 1 is to nothing."""
     n = np.arange(window) - window / 2
@@ -418,19 +438,20 @@ def check_2(answer):
 course.attempt(check_2, window_for)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>A tone under a Hann window is no line but a hill. Its width in Hz is inversely proportional to
-# the window's length.</details>
-# <details><summary>Hint 2</summary>The hill falls to zero 2 · sample_rate / window away from its top, on either side.</details>
-# <details><summary>Hint 3</summary>If the top of one hill stands where the other has fallen to zero, the valley between them shows
-# just barely; give it a little more.</details>
+# <details><summary>Hint 1</summary>A tone under a Hann window is no line but a hill. Its width in Hz is inversely
+# proportional to the window's length.</details>
+# <details><summary>Hint 2</summary>The hill falls to zero 2 · sample_rate / window away from its top, on either
+# side.</details>
+# <details><summary>Hint 3</summary>If the top of one hill stands where the other has fallen to zero, the valley
+# between them shows just barely; give it a little more.</details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # def window_for(gap: float, sample_rate: int) -> int:
 #     return int(np.ceil(2.5 * sample_rate / gap))
 # ```
-# Our own 400 samples therefore part tones from about 100 Hz apart. Two low notes a semitone apart are a few hertz apart:
-# the encoder knows them only by their harmonics and by how they beat against each other.
+# Our own 400 samples therefore part tones from about 100 Hz apart. Two low notes a semitone apart are a few hertz
+# apart: the encoder knows them only by their harmonics and by how they beat against each other.
 # </details>
 #
 # ### 1.3 One triangle of the filterbank · hard · 15 minutes
@@ -444,6 +465,7 @@ def mel_band(i: int, config: MelConfig) -> np.ndarray:
     raise NotImplementedError
 
 
+# %%
 def check_3(answer):
     for c in (config, replace(config, n_mels=20, fmin=0.0, fmax=4000.0)):
         for i in (0, 7, 19):
@@ -466,10 +488,10 @@ def check_3(answer):
 course.attempt(check_3, mel_band)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>n_mels triangles overlap by half: band i rises from edge i to edge i + 1 and falls to edge
-# i + 2. So you need n_mels + 2 edges.</details>
-# <details><summary>Hint 2</summary>Write both slopes as straight lines over all frequencies. The triangle is the lower of the two,
-# but never under 0.</details>
+# <details><summary>Hint 1</summary>n_mels triangles overlap by half: band i rises from edge i to edge i + 1 and
+# falls to edge i + 2. So you need n_mels + 2 edges.</details>
+# <details><summary>Hint 2</summary>Write both slopes as straight lines over all frequencies. The triangle is the
+# lower of the two, but never under 0.</details>
 # <details><summary>Hint 3</summary>With a peak of 1 its area is (right − left) / 2; divide by that.</details>
 # <details><summary>Solution</summary>
 #
@@ -481,14 +503,3 @@ course.attempt(check_3, mel_band)
 #     return np.maximum(0, np.minimum(up, down)) * 2 / (right - left)
 # ```
 # </details>
-#
-# ## Recap
-#
-# - A frame is 25 ms of sound under a window; its spectrum says how much of each frequency is in it; 64 mel bands gather
-#   513 frequencies as the ear does; the logarithm makes loudness count in ratios: `[frames, 64]`, a hundred frames a second.
-# - Computed by hand (frame, Hann, FFT, filterbank, logarithm) it equals the library's to a thousandth.
-# - The window trades pitch against time; the hop costs work; zeros sample more finely and add nothing; bands and range decide
-#   what can be told apart; the floor decides what counts as silence.
-# - A store holds a corpus as float16 frames, opened by memory map; what could not be used is in its quarantine, with reasons.
-#
-# **Next:** [2 · Pairs](02_segment_pairs.ipynb) makes a task out of these frames, without a single label.

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 2 Pairs: a task that needs no label
 #
-# You cut pairs out of recordings, see and hear what belongs together and what doesn't, and measure how far one gets at
-# finding the partner without any learning at all.
+# You cut pairs out of recordings, see and hear what belongs together and what doesn't, and measure how far one gets
+# at finding the partner without any learning at all.
 #
 # **Run time** about half a minute on 2 cores.
 #
@@ -26,7 +26,6 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from IPython.display import display
 
@@ -39,12 +38,13 @@ corpus, store = course.corpus(), course.store()
 
 # %% [markdown]
 # ## 1 Anchor, positive, distractor
-# Cut a second out of a recording: the **anchor**. Cut another second out of the same recording: its **positive**. A second
-# from any other recording is a **distractor**. The task is to say which of many seconds is the positive. Nobody has to
-# label anything: the recording itself says what belongs together.
+# Cut a second out of a recording: the **anchor**. Cut another second out of the same recording: its **positive**. A
+# second from any other recording is a **distractor**. The task is to say which of many seconds is the positive.
+# Nobody has to label anything: the recording itself says what belongs together.
 #
-# Why should this teach anything? Two seconds of one piece have no sample in common. What they do share is what stays the same
-# for a while: instruments, key, tempo, texture, room. Whoever finds the positive has noticed some of that.
+# Why should this teach anything? Two seconds of one piece rarely have a sample in common. What they do share is what
+# stays the same for a while: instruments, key, tempo, texture, room. Whoever finds the positive has noticed some of
+# that.
 #
 # `segments.random_crop` cuts a segment of 98 frames, 0.98 s. Written out it is two lines:
 
@@ -62,11 +62,11 @@ assert np.array_equal(by_hand, segments.random_crop(clip, np.random.default_rng(
 print(f"clip {clip.shape} → segment {by_hand.shape} from {store.mel.seconds(start):.2f} s; by hand equals colalib")
 
 # %% [markdown]
-# The generator is passed in. The same generator gives the same crop, so that a training can be repeated and an interrupted one
-# continued. In colalib its key is (seed, step).
+# The generator is passed in. The same generator gives the same crop, so that a training can be repeated and an
+# interrupted one continued. In colalib its key is (seed, step).
 #
-# Now a pair, and a distractor from a clip of another class. Both crops of the pair are drawn independently, so they may
-# also overlap.
+# Now a pair, and a distractor from a clip of another class. Both crops of the pair are drawn independently, so they
+# may also overlap.
 
 
 # %%
@@ -89,21 +89,21 @@ for role, i, at in (("anchor", row, anchor), ("positive", row, positive), ("dist
     display(plots.player(crop_sound(i, at)))
 
 # %% [markdown]
-# Would you have known? What told you: the instrument, the room, the harmony, the rhythm? The encoder will use whatever
-# works, and not only what we would like it to use. Keep that in mind; it comes back below.
+# Would you have known? What told you: the instrument, the room, the harmony, the rhythm? The encoder will use
+# whatever works, and not only what we would like it to use. Keep that in mind; it comes back below.
 #
-# **Clips shorter than a segment** are laid at a random place among frames of silence, ln(floor). A spoken digit is such a clip. The
-# demo corpus has none, so we take 40 frames of one and treat them as a clip.
+# **Clips shorter than a segment** are laid at a random place among frames of silence, ln(floor). A spoken digit is
+# such a clip. The demo corpus has none, so we take 40 frames of one and treat them as a clip.
 
 # %%
 short = store.frames(row)[anchor : anchor + 40]
-placed = [(f"draw {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in range(4)]
+placed = [(f"seed {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in (14, 6, 1, 15)]
 _ = plots.panels(placed, height=2.4)
 
 # %% [markdown]
 # ## 2 Many pairs at once: a batch
-# `segments.pair_batch` draws B different clips and two crops of each: anchors `[B, 98, 64]` and positives `[B, 98, 64]`. Row i
-# of both is a pair; every other row is a distractor, for free. With B = 128 each anchor has 127 of them.
+# `segments.pair_batch` draws B different clips and two crops of each: anchors `[B, 98, 64]` and positives `[B, 98,
+# 64]`. Row i of both is a pair; every other row is a distractor, for free. With B = 128 each anchor has 127 of them.
 
 # %%
 clips = training.pretraining_clips([store])  # every clip but those of the test split
@@ -114,13 +114,14 @@ labels = dict(zip(store.ids, store.clips["label"]))
 _ = plots.pairs(anchors, positives, [labels[clips.ids[i]] for i in chosen])
 
 # %% [markdown]
-# Cover the lower row and try to assign it. Some pairs a child could match by brightness alone. With some you'd have to look
-# for the texture. Listen to eight anchors in a row, then to their positives in another order.
+# Cover the lower row and try to assign it. Some pairs a child could match by brightness alone. With some you'd have
+# to look for the texture. Listen to eight anchors in a row, then to their positives in another order.
 
 # %%
 rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
 starts = [[int(rng.integers(len(clips.frames(i)) - FRAMES + 1)) for i in chosen] for _ in range(2)]
 rows = [clips.where[i][1] for i in chosen]
+assert np.array_equal(anchors[0], clips.frames(chosen[0])[starts[0][0] :][:FRAMES])  # these are the same crops
 order = np.random.default_rng(3).permutation(8)
 gap = np.zeros(5_000, np.float32)
 sounds = [[crop_sound(row, at) for row, at in zip(rows, side)] for side in starts]
@@ -131,12 +132,13 @@ print("The order was kept as `order`: print it when you have guessed.")
 
 # %% [markdown]
 # ## 3 Making pairs harder: augmentation
-# A cheap trick spoils the task if it works on every pair: say, that both crops are equally loud. **Augmentation** changes a
-# segment in ways that shouldn't matter, so that what matters has to be used. colalib has two that work on log-mel segments.
+# A cheap trick spoils the task if it works on every pair: say, that both crops are equally loud. **Augmentation**
+# changes a segment in ways that shouldn't matter, so that what matters has to be used. colalib has two that work on
+# log-mel segments.
 #
-# `random_mask` blanks runs of frames to the segment's mean, in the manner of SpecAugment
-# ([arXiv 1904.08779](https://arxiv.org/abs/1904.08779)): what belongs together must show although parts are missing. By hand it is a
-# chain: a frame is blanked by itself now and then, and a blanked one likes to draw the next one with it.
+# `random_mask` blanks runs of frames to the segment's mean, in the manner of SpecAugment ([arXiv
+# 1904.08779](https://arxiv.org/abs/1904.08779)): what belongs together must show although parts are missing. By hand
+# it is a chain: a frame is blanked by itself now and then, and a blanked one likes to draw the next one with it.
 
 
 # %%
@@ -159,9 +161,10 @@ share = np.mean(
 print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expects {0.1 / (1 - 0.9 * 0.2):.1%}")
 
 # %% [markdown]
-# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. A factor on a logarithm is a power of the
-# magnitude: quiet and loud move apart, or together. The level moves too, but the encoder takes away each segment's mean, so
-# what it notices is contrast. To make it plain, here with 0.7 and 1.3.
+# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. A factor on a logarithm is a
+# power of the magnitude: quiet and loud move apart, or together. The level moves too, but the encoder takes away
+# each segment's mean, so what it notices is contrast. To make it plain, here with 0.7 and 1.3. The course's own
+# training leaves both off (`mask` and `multiply` of `PretrainConfig`): whether they help is for you to try.
 
 # %%
 weak, strong = segment * np.float32(0.7), segment * np.float32(1.3)
@@ -184,8 +187,8 @@ for name, changed in (
 
 # %% [markdown]
 # ## 4 How hard is the task? Try it without learning
-# Before training anything, see how far the simplest idea gets. Describe a segment by its mean spectrum: 64 numbers, all
-# timing gone. Then pick, for each anchor, the positive whose spectrum is nearest. It is right how often?
+# Before training anything, see how far the simplest idea gets. Describe a segment by its mean spectrum: 64 numbers,
+# all timing gone. Then pick, for each anchor, the positive whose spectrum is nearest. It is right how often?
 
 
 # %%
@@ -208,8 +211,9 @@ print(f"similarity {tuple(similarity.shape)}: the positive is nearest for {found
 
 # %% [markdown]
 # This matrix is the batch as a task. Entry (i, j) says how near anchor i is to positive j. On the diagonal are the
-# pairs. A row is one question with B possible answers; it is answered well if its largest entry is on the diagonal. The **rank**
-# of the positive says more than right or wrong: 1 is best, B is worst, (B + 1)/2 is what guessing gives.
+# pairs. A row is one question with B possible answers; it is answered well if its largest entry is on the diagonal.
+# The **rank** of the positive says more than right or wrong: 1 is best, B is worst, (B + 1)/2 is what guessing
+# gives.
 
 # %%
 rank = 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)  # how many distractors are nearer, plus one
@@ -225,16 +229,24 @@ _ = axes[1].legend()
 
 # %% [markdown]
 # ### The number of distractors
-# Finding one among two is easy, one among a hundred is not. We ask the same question for growing B, once with the level and
-# once without it. Bands are 95% intervals over batches.
+# Finding one among two is easy, one among a hundred is not. We ask the same question for growing B, once with the
+# level and once without it. Bands are 95% intervals.
 
 
 # %%
-def hits(a: torch.Tensor, b: torch.Tensor, size: int, rounds: int = 60) -> np.ndarray:
-    """Share of anchors whose positive is nearest, in each of `rounds` batches of `size` drawn from the pairs (a[i], b[i])."""
+def hits(a: torch.Tensor, b: torch.Tensor, size: int, rounds: int = 60) -> float:
+    """Per cent of anchors whose positive is nearest, over `rounds` batches of `size` drawn from the pairs (a[i], b[i])."""
     rng = np.random.default_rng(size)
     drawn = [torch.from_numpy(rng.permutation(len(a))[:size]) for _ in range(rounds)]
-    return np.array([(objectives.ranks(nearness(a[d], b[d])) == 1).float().mean().item() for d in drawn])
+    return 100 * torch.cat([objectives.ranks(nearness(a[d], b[d])) == 1 for d in drawn]).float().mean().item()
+
+
+def draw(ax: plt.Axes, x: list, per_cent: list, anchors: int, colour: str, name: str) -> None:
+    """A line with its 95% interval for a share measured on so many different anchors (normal approximation)."""
+    share = np.array(per_cent)
+    half = 1.96 * np.sqrt(share * (100 - share) / anchors)
+    ax.plot(x, share, "o-", color=colour, label=name)
+    ax.fill_between(x, share - half, share + half, color=colour, alpha=0.2, lw=0)
 
 
 many = min(len(clips), 512)
@@ -242,12 +254,9 @@ anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=1)
 sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256, 512) if b <= many]
 fig, ax = plt.subplots(figsize=(8, 3.4))
 for level, name, colour in ((True, "mean spectrum", 3), (False, "mean spectrum without level", 0)):
-    scores = [100 * hits(mean_mel(anchors, level), mean_mel(positives, level), b) for b in sizes]
-    mean = np.array([s.mean() for s in scores])
-    half = np.array([1.96 * s.std() / np.sqrt(len(s)) for s in scores])
-    ax.plot(sizes, mean, "o-", color=plots.PALETTE[colour], label=name)
-    ax.fill_between(sizes, mean - half, mean + half, color=plots.PALETTE[colour], alpha=0.2, lw=0)
-    print(f"{name}: " + ", ".join(f"B = {b}: {m:.0f}%" for b, m in zip(sizes, mean)))
+    scores = [hits(mean_mel(anchors, level), mean_mel(positives, level), b) for b in sizes]
+    draw(ax, sizes, scores, many, plots.PALETTE[colour], name)
+    print(f"{name}: " + ", ".join(f"B = {b}: {score:.0f}%" for b, score in zip(sizes, scores)))
 ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="chance, 1/B")
 ax.set(xscale="log", xlabel="batch size B", ylabel="positive found (%)", ylim=(0, 102))
 ax.set_xticks(sizes, sizes)
@@ -255,9 +264,10 @@ ax.minorticks_off()
 _ = ax.legend()
 
 # %% [markdown]
-# Two lessons. Without distractors enough the task is too easy to teach much: this is why batch size matters in contrastive
-# learning. And the level is a **shortcut**: where the curve with it lies above the other, that much was won by comparing
-# loudness, a fact about the recording and not about the music. This is why colalib's encoder never sees a segment's mean.
+# Two lessons. With few distractors the task is too easy to teach much: this is why batch size matters in contrastive
+# learning. And the level is a **shortcut**: where the curve with it lies above the other, that much was won by
+# comparing loudness, a fact about the recording and not about the music. This is why colalib's encoder never sees a
+# segment's mean.
 #
 # ### The distance in time
 # Crops that overlap share actual sound. How far apart must they be for the task to become one of likeness?
@@ -281,15 +291,13 @@ chosen = np.random.default_rng(2).permutation(len(clips))[:many]
 scores = []
 for distance in distances:
     a, b = pairs_at(distance, chosen)
-    scores.append(100 * hits(mean_mel(a, False), mean_mel(b, False), min(64, many)))
+    scores.append(hits(mean_mel(a, False), mean_mel(b, False), min(64, many)))
 
 # %%
-mean, half = (np.array([f(s) for s in scores]) for f in (np.mean, lambda s: 1.96 * s.std() / np.sqrt(len(s))))
 seconds = [store.mel.seconds(d) for d in distances]
 fig, ax = plt.subplots(figsize=(8, 3.2))
 ax.axvspan(0, store.mel.seconds(FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
-ax.plot(seconds, mean, "o-", color=plots.PALETTE[0], label="mean spectrum without level")
-ax.fill_between(seconds, mean - half, mean + half, color=plots.PALETTE[0], alpha=0.2, lw=0)
+draw(ax, seconds, scores, many, plots.PALETTE[0], "mean spectrum without level")
 ax.axhline(100 / min(64, many), ls="--", color=plots.MODELS["chance"], label="chance")
 ax.set(xlabel="distance between the crops' starts (s)", ylabel=f"found among {min(64, many)} (%)", ylim=(0, 102))
 _ = ax.legend()
@@ -304,9 +312,10 @@ for distance in (50, 500):
 
 # %% [markdown]
 # ### Who the distractors are
-# A distractor of another class lies far away. One of the same class is harder. And another performance of the *same tune* is a
-# distractor only by name: here the task punishes the encoder for finding alike what is alike. Such pairs are called **false
-# negatives**. Distances between mean spectra, by what the two segments have in common:
+# One would expect a distractor of another class to lie farther off than one of the same class, and another
+# performance of the *same tune* to lie nearest. Such a one is a distractor only by name, a **false negative**: the
+# task punishes the encoder for finding alike what is alike. Here are the distances between mean spectra, by what two
+# segments have in common.
 
 # %%
 anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=2)
@@ -314,45 +323,53 @@ chosen = segments.shuffled(len(clips), many, step=0, seed=2)
 table = store.clips.iloc[[clips.where[i][1] for i in chosen]]
 distance = -nearness(mean_mel(anchors, False), mean_mel(positives, False)).numpy() / np.sqrt(64)  # per band
 pair = np.eye(many, dtype=bool)
-tune, kind = (table[c].values[:, None] == table[c].values[None] for c in ("group", "label"))
+values = {column: table[column].to_numpy(object) for column in ("group", "label", "family")}
+tune, kind, family = (v[:, None] == v[None] for v in values.values())  # each [many, many]
 kinds = {
-    "same clip (positive)": distance[pair],
+    "same clip: the positive": distance[pair],
     "same tune, another take": distance[tune & ~pair],
     "same class, another tune": distance[kind & ~tune],
-    "another class": distance[~kind],
+    "same instrument family, another class": distance[family & ~kind],
+    "another class and family": distance[~kind & ~family],
 }
 
 # %%
-fig, ax = plt.subplots(figsize=(8, 3))
-colours = [plots.ROLES["positive"], plots.PALETTE[1], plots.PALETTE[4], plots.ROLES["distractor"]]
-bins = np.linspace(0, np.quantile(distance, 0.995), 50)
-for (name, values), colour in zip(kinds.items(), colours):
-    ax.hist(
-        values, bins, density=True, histtype="step", lw=2, color=colour, label=f"{name}: median {np.median(values):.2f}"
-    )
-ax.set(xlabel="distance of mean spectra, a band (ln units)", ylabel="density")
-_ = ax.legend()
+fig, ax = plt.subplots(figsize=(9, 3))
+colours = [plots.ROLES["positive"], plots.PALETTE[1], plots.PALETTE[4], plots.PALETTE[5], plots.ROLES["distractor"]]
+for y, (values, colour) in enumerate(zip(kinds.values(), colours)):
+    low, first, median, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+    ax.plot([low, high], [-y, -y], color=colour, lw=2)
+    ax.plot([first, third], [-y, -y], color=colour, lw=12, solid_capstyle="butt")
+    ax.plot(median, -y, "o", color="white", mec=colour, ms=9)
+ax.set_yticks(-np.arange(5), [f"{name} ({len(v):,})" for name, v in kinds.items()])
+ax.set_ylim(-4.6, 0.6)
+_ = ax.set(xlabel="distance of mean spectra, a band (ln units): median, quartiles, 5 to 95%")
 
 # %% [markdown]
-# The positives lie to the left, yet the distributions overlap: a spectrum alone can't settle the matter. An encoder must find
-# what the mean over time has thrown away. How common are false negatives?
+# The positives lie to the left, yet the boxes overlap: a spectrum alone can't settle the matter. Now compare the
+# four kinds of distractor with each other. Where their boxes lie on top of each other, the mean spectrum knows
+# nothing of tune, class or instrument family. What it recognises is *this one recording*: these voices, this key and
+# this room in just this mixture. That is the trap in the task: a recording can be recognised without a note being
+# understood. A good encoder must do better than the mean over time. How common are false negatives?
 
 # %%
-per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 128, 1024)}
+per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 128, many)}
 print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on average" for b, n in per_anchor.items()))
 
 # %% [markdown]
-# We leave them in. Whoever has no labels doesn't know which they are, and among many distractors a few wrong ones do little
-# harm.
+# We leave them in. Whoever has no labels doesn't know which they are, and among many distractors a few wrong ones do
+# little harm.
 #
 # ## Recap
-# - Anchor and positive are two crops of one recording, a distractor is a crop of another: the recording is the label.
-# - A crop is drawn by a generator that is passed in, so it can be drawn again; a short clip lies at a random place in
-#   silence.
+# - Anchor and positive are two crops of one recording, a distractor is a crop of another: the recording is the
+#   label.
+# - A crop is drawn by a generator that is passed in, so it can be drawn again; a short clip lies at a random place
+#   in silence.
 # - Masking hides frames, multiplying changes contrast; what survives both is what the pair is recognised by.
-# - A pair is easy when its crops overlap, when the level gives it away, when distractors are few or of another kind; false
-#   negatives make it unfair.
-# - A batch is a matrix, B × B, pairs on the diagonal; the rank of the positive, from 1 to B, says how well a row is answered.
+# - A pair is easy when its crops overlap, when the level gives it away, when distractors are few; false negatives
+#   make it unfair.
+# - A batch is a matrix, B × B, pairs on the diagonal; the rank of the positive, from 1 to B, says how well a row is
+#   answered.
 #
 # **Next**, [notebook 3](03_contrastive_pretraining.ipynb): a network learns to answer these rows.
 
@@ -361,8 +378,8 @@ print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on avera
 # Replace `raise NotImplementedError` and run the cell below it. The lesson doesn't depend on it.
 #
 # ### 2.1 Pairs that never overlap · easy · 10 minutes
-# Draw the starts of two crops of a clip with `frames` frames, at least `apart` frames from start to start. Anchor and positive
-# must each be able to come first.
+# Draw the starts of two crops of a clip with `frames` frames, at least `apart` frames from start to start. Anchor
+# and positive must each be able to come first.
 
 
 # %%
@@ -389,9 +406,10 @@ def check_distant(answer):
 course.attempt(check_distant, distant_starts)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>Draw again until it fits: that is simple, right, and fast enough unless the clip is
-# barely long enough.</details>
-# <details><summary>Hint 2</summary>`rng.integers(n)` gives 0 … n − 1, and the last valid start is `frames - length`.</details>
+# <details><summary>Hint 1</summary>Draw again until it fits: that is simple, right, and fast enough unless the clip
+# is barely long enough.</details>
+# <details><summary>Hint 2</summary><code>rng.integers(n)</code> gives 0 … n − 1, and the last valid start is
+# <code>frames - length</code>.</details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -404,8 +422,8 @@ course.attempt(check_distant, distant_starts)
 # </details>
 #
 # ### 2.2 Mixing sounds in log-mel · medium · 10 minutes
-# BYOL-A ([arXiv 2103.06695](https://arxiv.org/abs/2103.06695)) puts a little of another recording under each segment. Sounds add
-# up as magnitudes, roughly, but our segments are logarithms. Mix them in the right domain.
+# BYOL-A ([arXiv 2103.06695](https://arxiv.org/abs/2103.06695)) puts a little of another recording under each
+# segment. Sounds add up as magnitudes, roughly, but our segments are logarithms. Mix them in the right domain.
 
 
 # %%
@@ -438,8 +456,8 @@ course.attempt(check_mix, log_mix)
 # </details>
 #
 # ### 2.3 How many false negatives? · hard · 15 minutes
-# A corpus has tunes with so many takes each. For a batch of B different clips, how many distractors of the anchor's own tune does
-# an anchor have on average? A formula, no simulation.
+# A corpus has tunes with so many takes each. For a batch of B different clips, how many distractors of the anchor's
+# own tune does an anchor have on average? A formula, no simulation.
 
 
 # %%
@@ -466,10 +484,10 @@ def check_false_negatives(answer):
 course.attempt(check_false_negatives, false_negatives)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>Each of the B − 1 distractors is, by itself, a clip drawn at random from all but the
-# anchor.</details>
-# <details><summary>Hint 2</summary>The anchor is more likely to be of a tune with many takes: with probability n / N of one with n.
-# Then n − 1 of the N − 1 other clips are of its tune.</details>
+# <details><summary>Hint 1</summary>Each of the B − 1 distractors is, by itself, a clip drawn at random from all but
+# the anchor.</details>
+# <details><summary>Hint 2</summary>The anchor is more likely to be of a tune with many takes: with probability n / N
+# of one with n. Then n − 1 of the N − 1 other clips are of its tune.</details>
 # <details><summary>Solution</summary>
 #
 # ```python

@@ -1,7 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags,-all
 #     formats: ipynb,source//py:percent
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -11,8 +18,8 @@
 # %% [markdown]
 # # 4 Fine-tuning: the same classifier, two beginnings
 #
-# You train one classifier twice, from random weights and from the encoder of notebook 3, watch both learn, and hear the
-# clips on which they disagree.
+# You train one classifier twice, from random weights and from the encoder of notebook 3, watch both learn, and hear
+# the clips on which they disagree.
 #
 # **Run time** about 3 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 #
@@ -33,6 +40,7 @@ import pandas as pd
 import torch
 from IPython.display import display
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from colalib import audio, course, evaluation, plots, segments, training
 from colalib.corpora.table import splits
@@ -44,9 +52,9 @@ corpus, store, encoder = course.corpus(), course.store(), course.encoder()
 
 # %% [markdown]
 # ## 1 The task, and who may see what
-# The corpus asks one question of a clip: which of eight kinds of music is it? Its *groups* are tunes. A tune was played
-# several times, by other instruments in another key, and all its takes lie on one side of the split: a classifier that
-# merely remembers melodies gains nothing on the test side.
+# The corpus asks one question of a clip: which of eight kinds of music is it? Its *groups* are tunes. A tune was
+# played several times, by other instruments in another key, and all its takes lie on one side of the split: a
+# classifier that merely remembers melodies gains nothing on the test side.
 
 # %%
 division = splits(store.clips)[0]
@@ -71,12 +79,12 @@ def listen(row: int, seconds: float = 5):
 
 
 for row in np.random.default_rng(1).choice(division.train, 3, replace=False):
-    print("a", store.clips["label"][row], "on", store.clips["family"][row])
+    print(f"{store.clips['label'][row]} (leading instrument: {store.clips['family'][row]})")
     display(listen(row))
 
 # %% [markdown]
-# Pre-training has seen the clips of `train` and `valid`, always without labels, and never a test clip. Each run records
-# what it saw, so this can be checked rather than believed.
+# Pre-training has seen the clips of `train` and `valid`, always without labels, and never a test clip. Each run
+# records what it saw, so this can be checked rather than believed.
 
 # %%
 pretrained = training.load_encoder(encoder)
@@ -85,8 +93,8 @@ for name, rows in sides.items():
 
 # %% [markdown]
 # **Labels are what is scarce.** To ask what a label is worth, we let only a few training clips a class keep theirs;
-# the other training clips are then not used at all in supervised training. The choice is drawn from the seed, and it is *nested*: the
-# clips of a small budget are part of every larger one, so a larger budget only adds.
+# the other training clips are then not used at all in supervised training. The choice is drawn from the seed, and it
+# is *nested*: the clips of a small budget are part of every larger one, so a larger budget only adds.
 
 # %%
 labels = store.clips["label"].values
@@ -99,9 +107,9 @@ print(f"2 a class: {len(few)} labelled clips; another seed shares {len(set(few) 
 
 # %% [markdown]
 # ## 2 The classifier, by hand
-# Downstream, COLA ([arXiv 2010.10915](https://arxiv.org/abs/2010.10915)) drops the projection head that the contrastive
-# loss was computed on, and puts one linear layer on the encoder's output *h*. During fine-tuning every weight moves, the
-# encoder's too. We add dropout between the two.
+# Downstream, COLA ([arXiv 2010.10915](https://arxiv.org/abs/2010.10915)) drops the projection head that the
+# contrastive loss was computed on, and puts one linear layer on the encoder's output *h*. During fine-tuning every
+# weight moves, the encoder's too. We add dropout between the two.
 
 
 # %%
@@ -125,8 +133,8 @@ ours = Classifier(copy.deepcopy(pretrained.encoder), len(classes)).eval()
 print({name: sum(p.numel() for p in part.parameters()) for name, part in ours.named_children()}, "weights")
 
 # %% [markdown]
-# An encoder hears 0.98 s; a clip lasts 8 to 10 s. So the clip is cut into segments that do not overlap, each segment gets
-# its logits, and the clip's logits are their **mean**.
+# An encoder hears 0.98 s; a clip lasts 8 to 10 s. So the clip is cut into segments that do not overlap, each segment
+# gets its logits, and the clip's logits are their **mean**.
 
 # %%
 frames = store.frames(division.valid[0])  # [T, 64]
@@ -140,8 +148,8 @@ print(
 )
 
 # %% [markdown]
-# `colalib` does the same for many clips of different lengths at once: `owner` says which clip a segment belongs to. With
-# the same weights the two must agree.
+# `colalib` does the same for many clips of different lengths at once: `owner` says which clip a segment belongs to.
+# With the same weights the two must agree.
 
 # %%
 theirs = training.AudioClassifier(course.supervised(), pretrained.encoder, classes).eval()
@@ -154,12 +162,31 @@ assert torch.allclose(logits[0], by_hand, atol=1e-4)
 print(f"{len(batch)} segments, owner {owner.tolist()[:12]}… → clip logits {tuple(logits.shape)}: agrees with ours")
 
 # %% [markdown]
+# And this is one step of its training: a random crop of each of 64 labelled clips, cross-entropy, gradients, one move
+# of every weight. A head that knows nothing yet should begin near ln 8, the loss of guessing among eight.
+
+# %%
+train, target = Clips([store], [division.train]), np.array([classes.index(c) for c in labels[division.train]])
+x, y = segments.labelled_batch(train, target, step=0, batch=64, seed=0)  # [64, 98, 64], [64]
+optimiser = torch.optim.AdamW(ours.train().parameters(), lr=1e-3)
+loss = F.cross_entropy(ours(x), y)
+loss.backward()
+optimiser.step()
+moved = {
+    n: sum(p.grad.norm() ** 2 for p in part.parameters()) ** 0.5 for n, part in ours.named_children() if n != "dropout"
+}
+print(f"loss {loss.item():.2f} (guessing: {np.log(len(classes)):.2f}); norm of the gradient:", end=" ")
+print({name: f"{norm:.2g}" for name, norm in moved.items()})
+
+# %% [markdown]
 # ## 3 Train it twice
-# *Scratch* begins with random weights, *fine-tuned* with the pre-trained ones. All else is the same: the labelled clips and
-# their order, the random crops, the optimiser (AdamW, warm-up, then a cosine to zero), the minutes, and the rule for which
-# weights to keep: those with the best accuracy on `valid`. Note what is *not* counted: the minutes of pre-training.
+# *Scratch* begins with random weights, *fine-tuned* with the pre-trained ones. All else is the same: the labelled
+# clips and their order, the random crops, the optimiser (AdamW, warm-up, then a cosine to zero), the minutes, and the
+# rule for which weights to keep: those with the best accuracy on `valid`. Note what is *not* counted: the minutes of
+# pre-training.
 #
-# Runs are kept in `runs/supervised` and found again there, here and in notebook 5.
+# `training.finetune` does one such run; `evaluation.supervised` calls it for every start and seed, keeps the runs in
+# `runs/supervised`, and finds them there again, in notebook 5 too. In a shell: `python -m colalib finetune`.
 
 # %%
 folder, config = course.runs() / "supervised", course.supervised()
@@ -181,20 +208,40 @@ for m, frame in metrics.items():
     print(f"{m}: {frame['step'].max():.0f} steps, kept the weights of step {best['step']:.0f} (dot)")
 
 # %% [markdown]
-# How to read it. The dashed lines are what guessing gives: a loss of ln 8 and an accuracy of one in eight. On the left, the
-# distance between the curves in the first steps is what pre-training brought along. On the right, the band is what
-# the few validation clips alone leave open: where the bands overlap widely, do not read an order into the lines. And where the training
-# loss goes on falling while validation stands still, the classifier has begun to learn its training clips by heart.
+# How to read it. The dashed lines are what guessing gives: a loss of ln 8 and an accuracy of one in eight. On the
+# left, the distance between the curves in the first steps is what pre-training brought along. On the right, the band
+# is what the few validation clips alone leave open: where the bands overlap widely, do not read an order into the
+# lines. And where the training loss goes on falling while validation stands still, the classifier has begun to learn
+# its training clips by heart.
+#
+# ### Were equal minutes a fair chance?
+# Not by themselves. A network from scratch has further to go, and where it has hardly begun to learn, its score is a
+# straw man: the gap then says how fast each *starts*, not how far each *gets*.
+
+# %%
+guess = np.log(len(classes))
+for m, frame in metrics.items():
+    end = frame["train/loss"].dropna().tail(3).mean()
+    verdict = "has hardly begun to learn: too few minutes" if end > 0.9 * guess else "has learned something"
+    print(f"{m}: training loss at the end {end:.2f}, guessing {guess:.2f}: {verdict}")
+full = course.PROFILES["full"].finetune_minutes
+print(f"each had {60 * config.minutes:.0f} s; the profile full gives each {60 * full:.0f} s")
+
+# %% [markdown]
+# Keep that line in mind for every number below. Before anyone may say that pre-training *reaches* more, scratch has
+# to be trained until it gains no more. At a fixed budget the claim is smaller, and still useful: *with this many
+# minutes*.
 #
 # ### Look inside one prediction
-# Both classifiers on a validation clip on which they disagree (we leave the test clips alone). Each row is a class, each column a segment; the right
-# column is the mean that decides.
+# Both classifiers on a validation clip on which they disagree (we leave the test clips alone). Each row is a class,
+# each column a segment; the right column is the mean that decides.
 
 # %%
 models = {m: training.load_classifier(folder / f"{m}-label-all-split-0")[0] for m in ("scratch", "fine-tuned")}
 on_valid = replace(division, test=division.valid)  # predict() answers for the side called test
 answers = {m: training.predict(model, store, on_valid, m) for m, model in models.items()}
 differ = np.flatnonzero(answers["scratch"]["predicted"] != answers["fine-tuned"]["predicted"])
+differ = np.random.default_rng(0).permutation(differ)
 print(f"they disagree on {len(differ)} of {len(division.valid)} validation clips")
 
 row = division.valid[differ[0] if len(differ) else 0]
@@ -224,9 +271,9 @@ for i in differ[1:3]:
 
 # %% [markdown]
 # ## 4 Why the test split is looked at once
-# Whatever is chosen by a score makes that score too good: the best of many is the best partly by luck. Here are classifiers
-# that are **all equally good**, right on half of all clips. Somebody tries several, each on the same number of clips as our test
-# split has, and reports the best.
+# Whatever is chosen by a score makes that score too good: the best of many is the best partly by luck. Here are
+# classifiers that are **all equally good**, right on half of all clips. Somebody tries several, each on the same
+# number of clips as our test split has, and reports the best.
 
 # %%
 rng = np.random.default_rng(0)
@@ -246,22 +293,23 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 print(f"{n_test} test clips: the best of 20 equals shows {100 * middle[4] - 50:+.1f} points that are not there")
 
 # %% [markdown]
-# So everything that is chosen (which weights to keep, later your learning rates and augmentations) is chosen on `valid`. The
-# test clips are used at the end, once, for what had been settled before. This is that moment for our first pair.
+# So everything that is chosen (which weights to keep, later your learning rates and augmentations) is chosen on
+# `valid`. The test clips are used at the end, once, for what had been settled before. This is that moment for our
+# first pair.
 
 # %%
 results = evaluation.summary(predictions)
 fig, ax = plt.subplots(figsize=(7, 2))
 plots.results(results, ax, title=f"{results['n_clips']} test clips, all labels, one seed")
-display(evaluation.differences(results).style.hide())
+display(plots.table(evaluation.differences(results)))
 
 # %% [markdown]
-# The interval says what other test *tunes* might have given (notebook 5 builds it by hand). It does not say what another
-# *training* might have given: there was one seed of each. That is all the last column can vouch for.
+# The interval says what other test *tunes* might have given (notebook 5 builds it by hand). It does not say what
+# another *training* might have given: there was one seed of each. That is all the last column can vouch for.
 #
 # ## 5 Label efficiency
-# Pre-training promises most where labels are few. So the pair is trained again at every label budget of this profile. The
-# trained minutes stay the same: with few labels the classifier simply meets the same clips more often.
+# Pre-training promises most where labels are few. So the pair is trained again at every label budget of this profile.
+# The trained minutes stay the same: with few labels the classifier simply meets the same clips more often.
 
 # %%
 per_class = int(pd.Series(labels[division.train]).value_counts().median())  # what "all" means here
@@ -278,22 +326,24 @@ plots.label_efficiency(curve, ax, title="one seed; bars: other test tunes, not o
 ax.axhline(100 * results["chance"], color=plots.MODELS["chance"], ls="--", lw=1)
 ax.annotate("chance", (per_class, 100 * results["chance"]), xytext=(0, 4), textcoords="offset points", ha="right")
 pairs = [evaluation.differences(evaluation.summary(p)).assign(labels=k) for k, p in budgets.items()]
-display(pd.concat(pairs)[["labels", "a - b (points)", "95% interval", "reading"]].style.hide())
+display(plots.table(pd.concat(pairs)[["labels", "a - b (points)", "95% interval", "reading"]]))
 
 # %% [markdown]
-# Read the table's last column before the curve. "Fine-tuned is better" there means: *these two networks*, on other tunes of
-# this kind, would very likely keep their order. "No difference shown" is not "no difference": the test may be too small to show one. And a
-# second seed draws other labelled clips, other random weights and another order; with few labels this alone can move a
-# point by as much as the gap between the curves. Notebook 5 repeats the training over seeds and asks again.
+# Read the table's last column before the curve. "Fine-tuned is better" there means: *these two networks*, trained for
+# so many minutes, on other tunes of this kind, would very likely keep their order. "No difference shown" is not "no
+# difference": the test may be too small to show one. And a second seed draws other labelled clips, other random
+# weights and another order; with few labels this alone can move a point by as much as the gap between the curves.
+# Notebook 5 repeats the training over seeds and asks again.
 #
-# One more habit: a budget of *labels* says nothing of a budget of *clips*. The pre-trained encoder has heard all training clips, the
-# scratch one only the labelled ones. That is no trick, it is the point of the method: unlabelled sound is cheap. But say so.
+# One more habit: a budget of *labels* says nothing of a budget of *clips*. The pre-trained encoder has heard all
+# training clips, the scratch one only the labelled ones. That is no trick, it is the point of the method: unlabelled
+# sound is cheap. But say so.
 
 # %% [markdown]
 # ## Recap
 # You can now
-# - say what a fine-tuned classifier is made of, and compute its answer for a clip by hand: encoder → dropout → linear, the
-#   mean of the logits of non-overlapping segments;
+# - say what a fine-tuned classifier is made of, and compute its answer for a clip by hand: encoder → dropout →
+#   linear, the mean of the logits of non-overlapping segments;
 # - tell which clips lend their labels to a training, and which clips no training may touch: whole tunes on one side;
 # - read the learning curves of two trainings that differ in nothing but where they begin;
 # - draw a label-efficiency curve, and say in honest words what one seed of it shows;
@@ -304,7 +354,8 @@ display(pd.concat(pairs)[["labels", "a - b (points)", "95% interval", "reading"]
 # %% [markdown]
 # ## Exercises
 # ### 4.1 Votes instead of means · easy · 5 minutes
-# Let every segment vote for one class, instead of averaging logits. On a tie, the mean logit decides among the tied classes.
+# Let every segment vote for one class, instead of averaging logits. On a tie, the mean logit decides among the tied
+# classes.
 
 
 # %%
@@ -339,8 +390,8 @@ course.attempt(check_votes, majority_vote)
 # </details>
 #
 # ### 4.2 A learning rate of its own for each part · medium · 10 minutes
-# The head is new, the encoder is not. A usual recipe lets the encoder learn more slowly. Return the two parameter groups that
-# an optimiser of torch takes.
+# The head is new, the encoder is not. A usual recipe lets the encoder learn more slowly. Return the two parameter
+# groups that an optimiser of torch takes.
 
 
 # %%
