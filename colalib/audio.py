@@ -73,6 +73,8 @@ def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
         raise Unusable("file not found") from None
     except (OSError, soundfile.LibsndfileError) as error:
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+        if "File does not exist" in reason:  # libsndfile's word for an .mp3 without any MPEG frame
+            reason = "not audio"
         raise Unusable(f"unreadable: {reason.strip().rstrip('.')}") from None
     if read < 0.9 * promised and promised - read > rate:  # an MP3's promise is off by up to a quarter of a second
         raise Unusable(f"truncated: {read / rate:.1f} of {promised / rate:.1f} s could be decoded")

@@ -24,10 +24,8 @@ def main(argv: list[str] | None = None) -> None:
             130,
         )
     except OSError as error:
-        fail(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}: mend that and call again; finished parts are kept",
-            1,
-        )
+        where = f": {error.filename}" if error.filename else ""
+        fail(f"{error.strerror or error}{where}: mend that and call again; finished parts are kept", 1)
 
 
 def fail(text: str, code: int) -> None:
@@ -69,8 +67,9 @@ def prepare(args) -> None:
     hours = made.mel.seconds(made.clips["frames"].sum()) / 3600
     print(f"{made.path}: {len(made)} clips, {hours:.2f} h of log-mel frames")
     if len(made.quarantine):
+        path, reason = made.quarantine.iloc[0][["path", "reason"]]
         print(
-            f"{len(made.quarantine)} clips left out; reasons in {made.path / 'quarantine.csv'}, the first: {made.quarantine['path'][0]}: {made.quarantine['reason'][0]}"
+            f"{len(made.quarantine)} clips left out, listed in {made.path / 'quarantine.csv'}; the first: {path}: {reason}"
         )
 
 

@@ -34,7 +34,7 @@ from colalib.store import MelStore, build
 from colalib.training import FinetuneConfig, Pretrained, load_encoder, open_store, prediction_table
 
 HOP = FRAMES // 2  # overlapping segments for embeddings
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, chosen on the validation side
 DRAWS = 2000  # bootstrap draws
 
 # ------------------------------------------------------------------------------------------------ features

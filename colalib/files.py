@@ -8,6 +8,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from colalib.errors import UserError
 
 
@@ -24,6 +26,14 @@ def atomic(path: Path, mode: str = "wb"):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path):
+    """Hold `folder` (which need not exist yet) against other processes that would fill it; they wait for their turn."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -355,9 +355,10 @@ def embedding_map(
     ax = ax or plt.gca()
     labels = np.asarray(labels)
     colour = {"": "#CCCCCC"} | colours(set(labels) - {""})
+    order = np.random.default_rng(0).permutation(len(points))  # mixed, so that no class lies on top
+    ax.scatter(*points[order].T, s=9, c=[colour[name] for name in labels[order]], alpha=0.75, lw=0)
     for name in sorted(set(labels)):
-        chosen = labels == name
-        ax.scatter(*points[chosen].T, s=9, color=colour[name], alpha=0.75, lw=0, label=name or "none")
+        ax.scatter([], [], s=9, color=colour[name], label=name or "none")
     ax.set(xticks=[], yticks=[], title=title)
     ax.set_aspect("equal", adjustable="datalim")
     sns.despine(ax=ax, left=True, bottom=True)

@@ -85,7 +85,7 @@ class Clips:
         store, row = self.where[i]
         return store.frames(row)
 
-    def take(self, chosen: np.ndarray) -> "Clips":
+    def take(self, chosen: np.ndarray) -> Clips:
         """The clips numbered `chosen`, as a new numbering."""
         new = object.__new__(Clips)
         new.stores, new.mel = self.stores, self.mel

@@ -28,7 +28,7 @@ from colalib import audio
 from colalib.audio import MelConfig
 from colalib.corpora.table import Corpus
 from colalib.errors import UserError
-from colalib.files import atomic, fingerprint, read_json, write_json
+from colalib.files import atomic, fingerprint, locked, read_json, write_json
 
 FORMAT = 1
 
@@ -61,8 +61,9 @@ def build(
     else:
         versions = {p: importlib.metadata.version(p) for p in ("librosa", "numpy", "soundfile", "soxr")}
         write_json(out / "config.json", wanted | {"versions": versions})
-    if not (out / "clips.csv").exists():
-        _fill(corpus, out, config, jobs, progress)
+    with locked(out):
+        if not (out / "clips.csv").exists():
+            _fill(corpus, out, config, jobs, progress)
     return MelStore(out)
 
 

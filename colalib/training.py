@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from colalib import segments
 from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
-from colalib.files import atomic, fingerprint, read_json, write_json
+from colalib.files import atomic, fingerprint, locked, read_json, write_json
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, ranks
 from colalib.segments import Clips, Steps
@@ -473,20 +473,21 @@ def pretrain(
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
-    if open_run(out, "pretrain", config, data, resume):
-        return out
-    train, valid = hold_out(clips, config.seed)
-    batch = min(config.batch_size, len(train))
-    torch.manual_seed(config.seed)
-    module = Cola(config, train.std(config.seed))
-    describe_run(out, "pretrain", config, data, module.encoder, clips.mel, clips.ids)
+    with locked(out):
+        if open_run(out, "pretrain", config, data, resume):
+            return out
+        train, valid = hold_out(clips, config.seed)
+        batch = min(config.batch_size, len(train))
+        torch.manual_seed(config.seed)
+        module = Cola(config, train.std(config.seed))
+        describe_run(out, "pretrain", config, data, module.encoder, clips.mel, clips.ids)
 
-    def make(step: int):
-        return segments.pair_batch(train, step, batch, config.seed, config.mask, config.multiply)
+        def make(step: int):
+            return segments.pair_batch(train, step, batch, config.seed, config.mask, config.multiply)
 
-    pairs = [segments.pair_batch(valid, 0, min(batch, len(valid)), config.seed)]
-    fit(module, config, out, make, pairs, len(train) // batch, ("valid/loss", "min"), accelerator, progress)
-    save_encoder(module.encoder, out)
+        pairs = [segments.pair_batch(valid, 0, min(batch, len(valid)), config.seed)]
+        fit(module, config, out, make, pairs, len(train) // batch, ("valid/loss", "min"), accelerator, progress)
+        save_encoder(module.encoder, out)
     return out
 
 
@@ -536,26 +537,27 @@ def finetune(
         config = dataclasses.replace(config, arch=start.encoder.arch)
     data = {"corpora": [store.name], "clips": fingerprint(clips.ids), "classes": classes}
     data |= {"encoder": start.name, "weights": start.weights}
-    if open_run(out, "finetune", config, data, resume):
-        return out
-    torch.manual_seed(config.seed)
-    module = AudioClassifier(config, start.encoder, classes).train()
-    describe_run(out, "finetune", config, data, start.encoder, store.mel, sorted(start.seen))
-    batch = min(config.batch_size, len(train))
+    with locked(out):
+        if open_run(out, "finetune", config, data, resume):
+            return out
+        torch.manual_seed(config.seed)
+        module = AudioClassifier(config, start.encoder, classes).train()
+        describe_run(out, "finetune", config, data, start.encoder, store.mel, sorted(start.seen))
+        batch = min(config.batch_size, len(train))
 
-    def make(step: int):
-        return segments.labelled_batch(train, target[chosen], step, batch, config.seed)
+        def make(step: int):
+            return segments.labelled_batch(train, target[chosen], step, batch, config.seed)
 
-    valid = judged(clips, target, split.valid)
-    trainer = fit(
-        module, config, out, make, valid, len(train) // batch, ("valid/accuracy", "max"), accelerator, progress
-    )
-    module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
-    test = judged(clips, target, split.test)
-    trainer.test(module, DataLoader(test, batch_size=None), verbose=False)
-    with atomic(out / "predictions.csv", "w") as file:
-        predict(module, store, split, out.name).to_csv(file, index=False)
-    save_encoder(module.encoder, out)
+        valid = judged(clips, target, split.valid)
+        trainer = fit(
+            module, config, out, make, valid, len(train) // batch, ("valid/accuracy", "max"), accelerator, progress
+        )
+        module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
+        test = judged(clips, target, split.test)
+        trainer.test(module, DataLoader(test, batch_size=None), verbose=False)
+        with atomic(out / "predictions.csv", "w") as file:
+            predict(module, store, split, out.name).to_csv(file, index=False)
+        save_encoder(module.encoder, out)
     return out
 
 

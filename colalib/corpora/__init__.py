@@ -11,8 +11,9 @@ from pathlib import Path
 from colalib.corpora import fma, folder, scores
 from colalib.corpora.table import AUDIO, NAMED, Corpus, split_form
 from colalib.errors import UserError
+from colalib.files import locked
 
-__all__ = ["AUDIO", "NAMED", "Corpus", "KNOWN", "data_folder", "load", "split_form"]
+__all__ = ["AUDIO", "KNOWN", "NAMED", "Corpus", "data_folder", "load", "split_form"]
 
 KNOWN = {
     "scores": "8 kinds of music: real scores on sampled instruments, rendered here (see data/README.md)",
@@ -50,7 +51,8 @@ def load(
         root = data_folder(data) / (
             "scores" if clips_per_class == scores.CLIPS_PER_CLASS else f"scores-{clips_per_class}"
         )
-        scores.build(root, clips_per_class=clips_per_class, jobs=jobs)
+        with locked(root):
+            scores.build(root, clips_per_class=clips_per_class, jobs=jobs)
         return folder.load(root, name="scores")
     if name in KNOWN:
         return fma.load(str(name), data_folder(data))

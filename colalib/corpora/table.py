@@ -152,7 +152,6 @@ def splits(clips: pd.DataFrame, label: str = "label", fold: str | None = None, f
             split.train, split.valid = split.train[part == "train"], split.train[part == "valid"]
         for name in NAMED:
             if len(getattr(split, name)) == 0:
-                raise UserError(
-                    f"no clips with a {label!r} on the {name} side{split.fold and ' of fold ' + split.fold}: too few groups or clips to judge"
-                )
+                of = f" of fold {split.fold}" if split.fold else ""
+                raise UserError(f"no clips with a {label!r} on the {name} side{of}: too few groups or clips to judge")
     return found

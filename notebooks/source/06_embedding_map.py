@@ -172,7 +172,7 @@ assert (near[0, :3] == neighbours_of(0)).all()
 
 def listen(i: int, seconds: float = 5):
     wave = audio.load_audio(corpus.root / store.clips["path"][i])
-    print("   ", ", ".join(store.clips.loc[i, [*columns]]), f"({store.clips['title'][i]})")
+    print("   ", ", ".join(v for v in store.clips.loc[i, [*columns]] if v), f"({store.clips['title'][i]})")
     display(plots.player(wave[: int(seconds * store.mel.sample_rate)]))
 
 
@@ -228,8 +228,9 @@ plots.results(both, ax, title="the nearest neighbour shares the kind of music")
 print("the nearest of all clips is another take of the same tune:", {m: f"{100 * v:.0f}%" for m, v in same.items()})
 
 # %% [markdown]
-# Whatever is gained there is gained by takes of one tune finding each other. With recordings cut into pieces, or
-# several sentences of one speaker, the gain would be larger still and say as little about the class.
+# Whatever is gained there is gained by takes of one tune finding each other, however much or little it is. With
+# recordings cut into pieces, or several sentences of one speaker, it would be much, and say as little about the
+# class.
 #
 # ## 6 Your own folder on this map
 # A folder of any audio becomes an array in one line, here on copies of a few clips, as if they were yours. In a
