@@ -285,7 +285,8 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("compare", compare, "chance, mel-stats, random, probe, kNN, scratch and fine-tuned in one table")
     made.add_argument("store")
-    made.add_argument("--encoder", required=True, metavar="ENC", help="run folder of a pre-trained encoder")
+    runs = "run folder of a pre-trained encoder; several that differ in their seed count as seeds of one"
+    made.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
     made.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
     made.add_argument(
         "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"

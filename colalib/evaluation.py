@@ -42,16 +42,13 @@ DRAWS = 2000  # bootstrap draws
 
 @torch.no_grad()
 def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | torch.device = "cpu") -> np.ndarray:
-    """Clip embeddings, float32 [n, 2 · dim]: mean and standard deviation of h over a clip's segments (98 frames every 49)."""
+    """Clip embeddings, float32 [n, d]: the mean of `Encoder.readout` over a clip's segments (98 frames every 49)."""
     encoder = encoder.eval().to(device)
     parts = []
     with tqdm(total=len(clips), desc="embed", unit="clip", disable=not progress) as bar:
         for x, owner, numbers in clip_batches(clips, HOP):
-            h = encoder(x.to(device)).float().cpu().numpy()  # [S, dim]
-            owner = owner.numpy()
-            parts += [
-                np.concatenate([h[owner == i].mean(axis=0), h[owner == i].std(axis=0)]) for i in range(len(numbers))
-            ]
+            read, owner = encoder.readout(x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
+            parts += [read[owner == i].mean(axis=0) for i in range(len(numbers))]
             bar.update(len(numbers))
     return np.stack(parts)
 
@@ -353,7 +350,7 @@ def frozen_features(
 
 def compare(
     store: MelStore | Path | str,
-    encoder: str | Path,
+    encoder: str | Path | list[str | Path],
     out: Path | str,
     label: str = "label",
     seeds: int = 3,
@@ -366,21 +363,23 @@ def compare(
 ) -> tuple[dict, pd.DataFrame]:
     """Everything side by side on one task: mel-stats, random, probe and kNN of `encoder`, scratch and fine-tuned.
 
+    `encoder` is one run, or a list of runs that differ in their seed: number s is then the encoder of seed s.
     `finetune` sets the supervised runs (None: frozen features only; see `supervised`). Each number of `labels_per_class`
     (None: all) adds its own rows of scratch and fine-tuned. Features and runs are kept under `out` and reused. Returns
     (results, predictions).
     """
-    store, out = open_store(store), Path(out)
+    store, out, keep = open_store(store), Path(out), Path(out) / "features"
     divisions = splits(store.clips, label, fold, folds)
-    loaded = load_encoder(encoder)
-    keep = out / "features"
-    features, _ = frozen_features(store, encoder, progress=progress, keep=keep)
+    encoders = [Path(e) for e in (encoder if isinstance(encoder, list) else [encoder])]
+    loaded = load_encoder(encoders[0])
     parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
     for seed in range(seeds):
         random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress, keep)
         parts.append(judge(store, random, "random", label, divisions, seed))
-    parts.append(judge(store, features, "probe", label, divisions))
-    parts.append(judge(store, features, "kNN", label, divisions, method=knn))
+    for name, method in (("probe", linear_probe), ("kNN", knn)):
+        for seed, run in enumerate(encoders):
+            features, _ = frozen_features(store, run, progress=progress, keep=keep)
+            parts.append(judge(store, features, name, label, divisions, seed, method))
     seen = overlap(store, divisions, loaded)
     seen_by = {"probe": seen, "kNN": seen}
     if finetune is not None:
@@ -388,7 +387,7 @@ def compare(
             raise UserError("supervised runs follow the corpus' own split: leave out --folds")
         config = replace(finetune, label=label, arch=loaded.encoder.arch)
         for k in labels_per_class:
-            parts.append(supervised(store, encoder, out, config, seeds, k, fold, accelerator, progress))
+            parts.append(supervised(store, encoders, out, config, seeds, k, fold, accelerator, progress))
             seen_by |= {m: seen for m in parts[-1]["model"].unique() if m.startswith("fine-tuned")}
     predictions = pd.concat(parts, ignore_index=True)
     return summary(predictions, seen_by), predictions
@@ -396,7 +395,7 @@ def compare(
 
 def supervised(
     store: MelStore | Path | str,
-    encoder: str | Path,
+    encoder: str | Path | list[str | Path],
     out: Path | str,
     config: FinetuneConfig,
     seeds: int = 3,
@@ -406,11 +405,13 @@ def supervised(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Predictions of the same classifier trained from scratch and from `encoder`, for every seed and fold, with
-    `labels_per_class` labelled clips a class (None: all). The runs are kept under `out` and reused."""
+    `labels_per_class` labelled clips a class (None: all). Of several encoders seed s starts from number s, and again from
+    the first when they are used up. The runs are kept under `out` and reused."""
     store, parts = open_store(store), []
+    encoders = encoder if isinstance(encoder, list) else [encoder]
     for division in splits(store.clips, config.label, fold):
         for seed in range(seeds):
-            for name, start in (("scratch", None), ("fine-tuned", encoder)):
+            for name, start in (("scratch", None), ("fine-tuned", encoders[seed % len(encoders)])):
                 k = labels_per_class
                 run = Path(out) / f"{name}-{config.label}-{k or 'all'}-{division.fold or 'split'}-{seed}"
                 made = replace(config, fold=division.fold or None, labels_per_class=k, seed=seed)

@@ -66,6 +66,16 @@ class Encoder(nn.Module):
         *_, last = self.feature_maps(x)  # [B, T/32, M/32, dim]
         return last.amax(dim=(1, 2)).float()  # [B, dim]
 
+    def readout(self, x: Tensor) -> Tensor:
+        """`[B, T, M]` → `[B, 2 · channels of all blocks]` float32, for frozen use: of each block's output the mean over its
+        map and the standard deviation over time of its mean over bands. 1184 numbers for `b0-small`, 3616 for `b0`.
+
+        The last layer is made for the task of pre-training; the earlier ones keep more of what other tasks need.
+        """
+        *maps, _ = self.feature_maps(x)
+        over_bands = [m.float().mean(dim=2) for m in maps]  # [B, H, C] each
+        return torch.cat([f for m in over_bands for f in (m.mean(dim=1), m.std(dim=1, correction=0))], dim=1)
+
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""
         net = self.net

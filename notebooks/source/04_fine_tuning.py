@@ -21,7 +21,7 @@
 # You train one classifier twice, from random weights and from the encoder of notebook 3, watch both learn, and hear
 # the clips on which they disagree.
 #
-# **Run time** about 3 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
+# **Run time** about 3.5 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 #
 # You will be able to
 # - say what a fine-tuned classifier is made of, and compute its answer for a clip by hand;

@@ -21,7 +21,7 @@
 # You draw the whole corpus as a map in which similar clips lie together, learn what such a map keeps and what it
 # makes up, listen to clips and their nearest neighbours, and put recordings of your own on it.
 #
-# **Run time** about 1.5 minutes on 2 cores in the quick profile.
+# **Run time** about 1 minute on 2 cores in the quick profile, after notebook 5; without it, 2.
 #
 # You will be able to
 # - embed a corpus, and draw it in two dimensions with UMAP, coloured by any label;
