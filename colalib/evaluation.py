@@ -34,6 +34,9 @@ from colalib.store import MelStore, build
 from colalib.training import FinetuneConfig, Pretrained, load_encoder, open_store, prediction_table
 
 HOP = FRAMES // 2  # overlapping segments for embeddings
+READOUT = (
+    "mean over segments of every block"  # of `embed`: change it with what embed computes, so that kept features go
+)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, chosen on the validation side
 DRAWS = 2000  # bootstrap draws
 
@@ -335,7 +338,8 @@ def frozen_features(
         return mel_stats(clips), None
     loaded = load_encoder(encoder, arch, seed)
     loaded.check(store)
-    made_of = [*store.ids, *store.clips["frames"].astype(str), repr(store.mel), loaded.weights or f"{arch} {seed}"]
+    made_of = [*store.ids, *store.clips["frames"].astype(str), repr(store.mel)]
+    made_of += [loaded.weights or f"{arch} {seed}", READOUT]
     kept = keep and Path(keep) / f"{loaded.name}-{fingerprint(made_of)}.npy"
     if kept and kept.exists():
         return np.load(kept), loaded

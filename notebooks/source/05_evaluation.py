@@ -60,22 +60,21 @@ kept = {"keep": folder / "features", "progress": False}  # embeddings are comput
 # %% [markdown]
 # ## 1 Frozen: what does the encoder know already?
 # A **linear probe** leaves the encoder as it is and fits one linear classifier on its clip embeddings: what it finds
-# must have been there. It need not look at *h* alone: the last layer is made for finding positives, the earlier ones keep
-# more of what other tasks need. So a segment is read out at every block of the encoder, as the mean of the block's map
-# and its standard deviation over time, and a clip's embedding is the mean over its overlapping segments. Here it is by
-# hand for one clip. The untrained encoder below is read out in the same way, which makes it a strong baseline.
+# must have been there. What is read from a frozen encoder is not only its last layer, which is made for the task of
+# pre-training, but every block: the mean of each channel over the block's map, and its standard deviation over time.
+# A clip's embedding is the mean of that over overlapping segments. Here it is by hand for one clip.
 
 # %%
 features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
 
 x = torch.from_numpy(segments.cut(store.frames(0), hop=evaluation.HOP))  # [segments, 98, 64]
 with torch.no_grad():
-    *maps, head = loaded.encoder.eval().feature_maps(x)  # a map [segments, time, bands, channels] for each block
-profiles = [m.mean(dim=2) for m in maps]  # mean over bands: [segments, time, channels]
-read = torch.cat([f for p in profiles for f in (p.mean(dim=1), p.std(dim=1, correction=0))], dim=1)  # [segments, d]
-by_hand = read.mean(dim=0).numpy()  # [d]
+    *blocks, _ = loaded.encoder.eval().feature_maps(x)  # each [segments, time, bands, channels]
+over_bands = [block.mean(dim=2) for block in blocks]  # each [segments, time, channels]
+read = [f for m in over_bands for f in (m.mean(dim=1), m.std(dim=1, correction=0))]  # each [segments, channels]
+by_hand = torch.cat(read, dim=1).mean(dim=0).numpy()  # [d]
 assert np.allclose(by_hand, features[0], rtol=1e-3, atol=1e-3)
-print(f"{len(x)} segments, {len(maps)} blocks → embedding {by_hand.shape}; all clips: {features.shape}")
+print(f"{len(x)} segments, {len(blocks)} blocks → embedding {by_hand.shape}; all clips: {features.shape}")
 
 # %% [markdown]
 # The probe: standardise every column, fit a logistic regression on `train`, choose its strength of regularisation on
@@ -109,7 +108,7 @@ print(f"accuracy on test with C = {best}: {np.mean(by_hand == labels[division.te
 # 1905.11946](https://arxiv.org/abs/1905.11946)) normalises every layer by running statistics (BatchNorm, [arXiv
 # 1502.03167](https://arxiv.org/abs/1502.03167)). In a new network these say *mean 0, variance 1*, which is wrong for
 # every layer: from block to block the signal shrinks. `calibrate` lets some training clips pass, so that the
-# statistics fit; no weight changes. Watch how far a component of *h* scatters over clips.
+# statistics fit; no weight changes. Watch how far the components of the embedding scatter over clips.
 
 # %%
 part = np.flatnonzero(store.clips.groupby("label").cumcount().values < max(20, profile.clips_per_class * 3 // 10))
@@ -119,7 +118,8 @@ fresh = training.load_encoder("random", loaded.encoder.arch, seed=0).encoder  # 
 raw = np.zeros_like(random)
 raw[part] = evaluation.embed(fresh, Clips([store], [part]), progress=False)
 for name, f in {"not calibrated": raw, "calibrated": random, "pre-trained": features}.items():
-    print(f"{name}: a typical component of h scatters over clips by {np.median(f[part, : fresh.dim].std(axis=0)):.2g}")
+    low, middle = np.quantile(f[part].std(axis=0), [0.05, 0.5])
+    print(f"{name}: a typical component scatters over clips by {middle:.2g}, one in twenty by less than {low:.2g}")
 
 # %% [markdown]
 # Now judge them on that part of the clips: with a logistic regression on the embeddings as they are, and with the
@@ -143,11 +143,11 @@ fig, ax = plt.subplots(figsize=(8, 2.4))
 _ = plots.results(straw, ax, title=f"the same random weights, {straw['n_clips']} test clips")
 
 # %% [markdown]
-# The same weights, four readings. Taken as it is, the network that was not calibrated gives numbers too small for any
-# classifier: whoever compares with *that* compares with a straw man. Standardised columns bring them back, and then
-# it may even do better than the calibrated one: signals that small pass through the network almost linearly, which
-# keeps much of the spectrogram. So a baseline is to be taken at its best, and not only one of them: the table below
-# adds plain mel statistics.
+# The same weights, four readings. Without calibration many components are numbers too small for a classifier that
+# takes them as they are: whoever compares with *that* compares with a straw man. Standardised columns bring them
+# back, and the network may then even do better than the calibrated one: signals that small pass through it almost
+# linearly, which keeps much of the spectrogram. So a baseline is to be taken at its best, and not only one of them:
+# the table below adds plain mel statistics.
 #
 # Whatever random weights reach is owed to the architecture alone. Only what pre-training adds *to that* was learned.
 #

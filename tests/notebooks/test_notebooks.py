@@ -1,5 +1,7 @@
 """The notebooks: they run from top to bottom, equal their sources, and are fit to be kept."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -10,6 +12,7 @@ import jupytext
 import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
+from PIL import Image
 
 from colalib import course
 
@@ -101,8 +104,10 @@ def test_a_failing_cell_ends_the_course(tmp_path, capsys):
 
 
 def test_stripping_keeps_figures_and_drops_audio_and_widgets():
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(picture, "PNG")
     outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": "aaaa"}),
+        nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(picture.getvalue()).decode()}),
         nbformat.v4.new_output(
             "display_data", {"text/html": "<audio src='data:audio/wav;base64,xx'>", "text/plain": "x"}
         ),
