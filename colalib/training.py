@@ -288,7 +288,7 @@ def fit(
     progress: bool,
 ) -> lightning.Trainer:
     """Train `module` on `batch(step)` under Lightning; resumes from `out/last.ckpt` if it is there. Validates every epoch
-    (of `epoch` steps), but not more often than every 20 steps nor less than every 100, and at the end; best.ckpt holds the
+    (of `epoch` steps), but not more often than every 50 steps nor less than every 200, and at the end; best.ckpt holds the
     weights with the best value of `monitor` (name, "min" or "max")."""
     quiet_lightning()
     last = out / "last.ckpt"
@@ -309,7 +309,7 @@ def fit(
         precision="bf16-mixed" if accelerator in ("auto", "cuda") and torch.cuda.is_available() else "32-true",
         max_steps=steps or -1,
         max_epochs=-1,
-        val_check_interval=max(20, min(epoch, 100)),
+        val_check_interval=max(50, min(epoch, 200)),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,

@@ -1,9 +1,6 @@
 """Small audio corpora made on the spot, shared by all tests."""
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # test machines are shared: threads that wait must not spin
 
 import numpy as np
 import pandas as pd
