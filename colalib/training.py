@@ -123,6 +123,9 @@ class Cola(lightning.LightningModule):
     def validation_step(self, batch, index):
         return self.step(batch, "valid")
 
+    def test_step(self, batch, index):
+        return self.step(batch, "test")
+
     def configure_optimizers(self):
         return optimiser(self, "adamw")
 
@@ -281,7 +284,7 @@ def fit(
     config,
     out: Path,
     batch,
-    valid: list,
+    valid: DataLoader,
     epoch: int,
     monitor: tuple[str, str],
     accelerator: str,
@@ -320,16 +323,15 @@ def fit(
         default_root_dir=out,
     )
     loader = DataLoader(Steps(batch, lambda: trainer.global_step), batch_size=None)
-    held = DataLoader(valid, batch_size=None)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, loader, held, ckpt_path=last if first else None, weights_only=True)
+        trainer.fit(module, loader, valid, ckpt_path=last if first else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves Ctrl-C ignored
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
     finally:
         schedule.bar.close()
-    score = trainer.validate(module, held, verbose=False)[0][monitor[0]]
+    score = trainer.validate(module, valid, verbose=False)[0][monitor[0]]
     sign = 1 if monitor[1] == "max" else -1
     if best.best_model_score is None or sign * score >= sign * float(best.best_model_score):
         trainer.save_checkpoint(out / "best.ckpt", weights_only=True)
@@ -485,8 +487,14 @@ def pretrain(
         def make(step: int):
             return segments.pair_batch(train, step, batch, config.seed, config.mask, config.multiply)
 
-        pairs = [segments.pair_batch(valid, 0, min(batch, len(valid)), config.seed)]
-        fit(module, config, out, make, pairs, len(train) // batch, ("valid/loss", "min"), accelerator, progress)
+        def pairs(of: Clips) -> DataLoader:
+            return DataLoader([segments.pair_batch(of, 0, min(batch, len(of)), config.seed)], batch_size=None)
+
+        epoch = len(train) // batch
+        trainer = fit(module, config, out, make, pairs(valid), epoch, ("valid/loss", "min"), accelerator, progress)
+        tested = [np.flatnonzero(store.clips["split"].values == "test") for store in clips.stores]
+        if sum(map(len, tested)) > 1:
+            trainer.test(module, pairs(Clips(clips.stores, tested)), verbose=False)
         save_encoder(module.encoder, out)
     return out
 
@@ -553,8 +561,7 @@ def finetune(
             module, config, out, make, valid, len(train) // batch, ("valid/accuracy", "max"), accelerator, progress
         )
         module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
-        test = judged(clips, target, split.test)
-        trainer.test(module, DataLoader(test, batch_size=None), verbose=False)
+        trainer.test(module, judged(clips, target, split.test), verbose=False)
         with atomic(out / "predictions.csv", "w") as file:
             predict(module, store, split, out.name).to_csv(file, index=False)
         save_encoder(module.encoder, out)
@@ -577,10 +584,10 @@ def few_labels(labels: np.ndarray, train: np.ndarray, per_class: int | None, see
     return np.sort(mixed[place < per_class])
 
 
-def judged(clips: Clips, target: np.ndarray, rows: np.ndarray) -> list[tuple[Tensor, Tensor, Tensor]]:
+def judged(clips: Clips, target: np.ndarray, rows: np.ndarray) -> DataLoader:
     """Whole clips in batches for validation and test: (segments [S, T, M], clip of each [S], classes [n])."""
     batches = segments.clip_batches(clips.take(rows))
-    return [(x, owner, torch.from_numpy(target[rows][n])) for x, owner, n in batches]
+    return DataLoader([(x, owner, torch.from_numpy(target[rows][n])) for x, owner, n in batches], batch_size=None)
 
 
 @torch.no_grad()

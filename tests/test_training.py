@@ -57,6 +57,7 @@ def test_pretraining_learns_to_find_the_positive(pretrained):
     loss, rank = column(pretrained, "train/loss"), column(pretrained, "train/rank")
     assert np.mean(loss[-3:]) < np.mean(loss[:3]) - 0.3
     assert np.mean(rank[-3:]) < 12.5 - 2  # 24 in a batch: chance is 12.5
+    assert len(column(pretrained, "test/loss")) == len(column(pretrained, "test/accuracy")) == 1
     assert len(column(pretrained, "valid/loss")) >= 2 and len(column(pretrained, "lr")) > 5
 
 
@@ -217,3 +218,16 @@ def test_settings_that_cannot_be_used(mel_store, tmp_path, config):
     with pytest.raises(UserError):
         training.pretrain([mel_store], tmp_path / "run", config, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_full_disk_during_training(mel_store, tmp_path):
+    """On a full disk training says so in one line; with room again the same call with --resume completes."""
+    out = tmp_path / "run"
+    words = ["pretrain", str(mel_store.path), "--out", str(out), "--steps", "52", "--batch-size", "4"]
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); from colalib.cli import main;"
+    ended = subprocess.run([sys.executable, "-c", f"{limit} main({words!r})"], capture_output=True, text=True)
+    message = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and message.startswith("colalib: File too large") and "Traceback" not in ended.stderr
+    again = subprocess.run([sys.executable, "-m", "colalib", *words, "--resume"], capture_output=True, text=True)
+    assert again.returncode == 0 and (out / "encoder.safetensors").exists()

@@ -16,10 +16,10 @@ from colalib.files import locked
 __all__ = ["AUDIO", "KNOWN", "NAMED", "Corpus", "data_folder", "load", "split_form"]
 
 KNOWN = {
-    "scores": "8 kinds of music: real scores on sampled instruments, rendered here (see data/README.md)",
-    "fma_small": "8,000 clips of 30 s, 8 balanced genres (7.2 GiB), from a local folder",
-    "fma_medium": "25,000 clips of 30 s, 16 genres (22 GiB), from a local folder",
-    "fma_large": "106,574 clips of 30 s, 161 genres (93 GiB), from a local folder",
+    "scores": "1,600 clips, 4 h; 8 kinds of music, instrument family, metre; rendered here; licences: data/README.md",
+    "fma_small": "8,000 clips, 67 h, 7.2 GiB; 8 balanced genres; each track under its artist's licence",
+    "fma_medium": "25,000 clips, 208 h, 22 GiB; 16 genres; each track under its artist's licence",
+    "fma_large": "106,574 clips, 888 h, 93 GiB; top genre of some; each track under its artist's licence",
 }
 
 
