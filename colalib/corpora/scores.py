@@ -3,8 +3,8 @@
 Scores come from music21's bundled corpus, sounds from the SoundFont inside pretty_midi; both come with the packages, so
 nothing is downloaded. `build` writes audio files and an `index.csv` that `colalib.corpora.load` reads.
 
-Nothing but the kind of music differs between classes: every class is played by all instrument families alike, at the
-same levels, in the same rooms, for the same lengths. What tells them apart is rhythm, texture and harmony.
+Every class is played by every instrument family, though it has two that it is played on more often; levels, rooms and
+lengths are drawn alike for all. What tells classes apart is rhythm, texture and harmony.
 """
 
 from __future__ import annotations
