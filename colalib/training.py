@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
@@ -279,6 +280,13 @@ def total_steps(config, epoch: int) -> int | None:
     return config.steps or (config.epochs and math.ceil(config.epochs * epoch))
 
 
+def check_settings(config, accelerator: str) -> None:
+    """Raises `UserError` where the length of the training is not given once, or this machine has no such `accelerator`."""
+    total_steps(config, epoch=1)
+    if accelerator != "auto" and not AcceleratorRegistry.get(accelerator).is_available():
+        raise UserError(f"this machine has no {accelerator} device that torch can use: leave --accelerator at auto")
+
+
 def fit(
     module,
     config,
@@ -298,7 +306,10 @@ def fit(
     first, spent = 0, 0.0
     if last.exists():
         checkpoint = read_checkpoint(last)
-        first, spent = int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
+        try:
+            first, spent = int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
+        except (KeyError, TypeError):
+            raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
     steps = total_steps(config, epoch)
     schedule = Schedule(config, steps, progress, out.name)
     keep = {"dirpath": out, "enable_version_counter": False, "save_on_train_epoch_end": False}
@@ -397,7 +408,7 @@ def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel
         "config": dataclasses.asdict(config),
         "data": data,
         "arch": encoder.arch,
-        "cpu_recipe": getattr(encoder, "recipe", ""),
+        "cpu_recipe": encoder.recipe,
     }
     made |= {"mel": dataclasses.asdict(mel), "threads": torch.get_num_threads(), "versions": versions}
     write_json(out / "config.json", made)
@@ -471,7 +482,7 @@ def pretrain(
     clips = pretraining_clips([open_store(store) for store in stores])
     if config.objective not in OBJECTIVES:
         raise UserError(f"no objective {config.objective!r}: there are {', '.join(OBJECTIVES)}")
-    total_steps(config, 1)
+    check_settings(config, accelerator)
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
@@ -529,7 +540,7 @@ def finetune(
     out, store = Path(out), open_store(store)
     if config.optimiser not in OPTIMISERS:
         raise UserError(f"no optimiser {config.optimiser!r}: there are {', '.join(OPTIMISERS)}")
-    total_steps(config, 1)
+    check_settings(config, accelerator)
     split = splits(store.clips, config.label, config.fold)[0]
     labels = store.clips[config.label].to_numpy(dtype=object)
     classes = sorted(set(labels[labels != ""]))

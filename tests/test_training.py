@@ -186,6 +186,13 @@ def test_damaged_files_are_refused(finetuned, mel_store, tmp_path):
         training.load_encoder(tmp_path)
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")
+def test_a_device_that_is_not_there(mel_store, tmp_path):
+    with pytest.raises(UserError, match="no mps device"):
+        training.pretrain([mel_store], tmp_path / "run", PRETRAIN, accelerator="mps", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("evil-was-here",)
@@ -200,6 +207,9 @@ def test_checkpoints_from_others_are_never_unpickled(mel_store, tmp_path, monkey
     with pytest.raises(UserError, match="not a plain checkpoint"):
         training.pretrain([mel_store], out, PretrainConfig(steps=1, batch_size=4), resume=True, progress=False)
     assert not (tmp_path / "evil-was-here").exists()
+    torch.save({"state_dict": {}}, out / "last.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this run"):
+        training.pretrain([mel_store], out, PretrainConfig(steps=1, batch_size=4), resume=True, progress=False)
 
 
 def test_encoder_needs_its_own_mel_settings(pretrained, folder, tmp_path):
