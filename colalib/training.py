@@ -186,14 +186,14 @@ def optimiser(module: Cola | AudioClassifier, name: str) -> torch.optim.Optimize
 
 
 class Schedule(Callback):
-    """Learning rate, end and progress bar of a training given in steps or minutes; keys torch's random numbers (dropout)
-    by (seed, step). Keeps the time already spent in the checkpoint."""
+    """Learning rate, end, progress bar and last.ckpt of a training given in steps or minutes; keys torch's random numbers
+    (dropout) by (seed, step). Keeps the time already spent in the checkpoint."""
 
-    def __init__(self, config: PretrainConfig | FinetuneConfig, steps: int | None, progress: bool, name: str):
-        self.config, self.steps, self.spent = config, steps, 0.0
+    def __init__(self, config: PretrainConfig | FinetuneConfig, steps: int | None, progress: bool, out: Path):
+        self.config, self.steps, self.out, self.spent = config, steps, out, 0.0
         self.bar = tqdm(
             total=100,
-            desc=name,
+            desc=out.name,
             unit="%",
             disable=not progress,
             mininterval=1,
@@ -225,13 +225,17 @@ class Schedule(Callback):
         torch.manual_seed(int(np.random.default_rng((self.config.seed, 5, step)).integers(2**62)))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        done = self.done(trainer.global_step)
+        step = trainer.global_step
+        # beside the steps that are logged and validated (multiples of 5), so that a resumed run cuts none of these in two
+        if step % CHECKPOINT_STEPS == 2:
+            trainer.save_checkpoint(self.out / "last.ckpt")
+        done = self.done(step)
         values = {
             k: f"{float(v):.3g}"
             for k, v in trainer.callback_metrics.items()
             if k in ("train/loss", "train/accuracy", "valid/accuracy")
         }
-        self.bar.set_postfix(step=trainer.global_step, **values, refresh=False)
+        self.bar.set_postfix(step=step, **values, refresh=False)
         self.bar.update(min(100 * done, 100) - self.bar.n)
         if done >= 1:
             trainer.should_stop = True
@@ -311,10 +315,10 @@ def fit(
         except (KeyError, TypeError):
             raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
     steps = total_steps(config, epoch)
-    schedule = Schedule(config, steps, progress, out.name)
+    schedule = Schedule(config, steps, progress, out)
     keep = {"dirpath": out, "enable_version_counter": False, "save_on_train_epoch_end": False}
     best = ModelCheckpoint(filename="best", monitor=monitor[0], mode=monitor[1], save_weights_only=True, **keep)
-    callbacks = [schedule, best, ModelCheckpoint(filename="last", every_n_train_steps=CHECKPOINT_STEPS, **keep)]
+    callbacks = [schedule, best]
     if getattr(config, "patience", None):
         callbacks.append(EarlyStopping(monitor[0], mode=monitor[1], patience=config.patience))
     trainer = lightning.Trainer(
@@ -323,7 +327,7 @@ def fit(
         precision="bf16-mixed" if accelerator in ("auto", "cuda") and torch.cuda.is_available() else "32-true",
         max_steps=steps or -1,
         max_epochs=-1,
-        val_check_interval=max(50, min(epoch, 200)),
+        val_check_interval=max(50, min(5 * (epoch // 5), 200)),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
