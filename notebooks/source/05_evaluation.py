@@ -21,7 +21,7 @@
 # You put seven ways to classify a clip side by side, from chance to the fine-tuned encoder, give every number and
 # every difference an interval, and hear the clips that decide.
 #
-# **Run time** about 5 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
+# **Run time** about 6 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 #
 # You will be able to
 # - judge an encoder frozen (linear probe, nearest neighbours) and fine-tuned, beside baselines that are no straw men;
