@@ -29,9 +29,10 @@ from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint, write_json
 from colalib.models import Encoder
+from colalib.runs import Pretrained, load_encoder
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
-from colalib.training import FinetuneConfig, Pretrained, load_encoder, open_store, prediction_table
+from colalib.training import FinetuneConfig, open_store, prediction_table
 
 HOP = FRAMES // 2  # overlapping segments for embeddings
 READOUT = (

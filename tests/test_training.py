@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from colalib import training
+from colalib import runs, training
 from colalib.errors import UserError
 from colalib.training import FinetuneConfig, PretrainConfig
 
@@ -65,7 +65,7 @@ def test_pretraining_learns_to_find_the_positive(pretrained):
 def test_other_objectives_run(mel_store, tmp_path, objective):
     config = PretrainConfig(objective=objective, steps=3, batch_size=8, mask=True, multiply=True)
     run = training.pretrain([mel_store], tmp_path / "run", config, progress=False)
-    assert training.load_encoder(run).encoder.dim == 640
+    assert runs.load_encoder(run).encoder.dim == 640
 
 
 def test_classifier_learns_and_is_judged_on_test_clips(finetuned, mel_store):
@@ -172,7 +172,7 @@ def test_early_stopping(mel_store, tmp_path):
 
 def test_damaged_files_are_refused(finetuned, mel_store, tmp_path):
     run = tmp_path / "run"
-    for name, load in {"encoder.safetensors": training.load_encoder, "best.ckpt": training.load_classifier}.items():
+    for name, load in {"encoder.safetensors": runs.load_encoder, "best.ckpt": training.load_classifier}.items():
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(finetuned, run)
         whole = (run / name).read_bytes()
@@ -181,9 +181,9 @@ def test_damaged_files_are_refused(finetuned, mel_store, tmp_path):
             load(run)
     (run / "encoder.safetensors").unlink()
     with pytest.raises(UserError, match="not finished"):
-        training.load_encoder(run)
+        runs.load_encoder(run)
     with pytest.raises(UserError, match="is not a run"):
-        training.load_encoder(tmp_path)
+        runs.load_encoder(tmp_path)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")

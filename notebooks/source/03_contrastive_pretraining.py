@@ -36,7 +36,7 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, objectives, plots, segments, training
+from colalib import audio, course, evaluation, objectives, plots, runs, segments, training
 from colalib.models import Encoder
 from colalib.segments import FRAMES, Clips
 
@@ -273,7 +273,7 @@ for ax, name in zip(axes, ("loss", "accuracy", "rank")):
 
 # %%
 after = training.Cola(config, std=1.0)  # the checkpoint brings its own std
-after.load_state_dict(training.read_checkpoint(run / "best.ckpt")["state_dict"])
+after.load_state_dict(runs.read_checkpoint(run / "best.ckpt")["state_dict"])
 torch.manual_seed(config.seed)
 before = training.Cola(config, std=1.0)
 evaluation.calibrate(before.encoder, clips)

@@ -42,7 +42,7 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, plots, segments, training
+from colalib import audio, course, evaluation, plots, runs, segments, training
 from colalib.corpora.table import splits
 from colalib.segments import FRAMES, Clips
 
@@ -87,7 +87,7 @@ for row in np.random.default_rng(1).choice(division.train, 3, replace=False):
 # records what it saw, so this can be checked rather than believed.
 
 # %%
-pretrained = training.load_encoder(encoder)
+pretrained = runs.load_encoder(encoder)
 for name, rows in sides.items():
     print(f"{name}: {sum(clip in pretrained.seen for clip in store.ids[rows])} of {len(rows)} clips in pre-training")
 

@@ -46,7 +46,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from colalib import audio, corpora, course, evaluation, plots, segments, training
+from colalib import audio, corpora, course, evaluation, plots, runs, segments
 from colalib import store as stores
 from colalib.corpora.table import Split, splits
 from colalib.segments import Clips
@@ -114,7 +114,7 @@ print(f"accuracy on test with C = {best}: {np.mean(by_hand == labels[division.te
 part = np.flatnonzero(store.clips.groupby("label").cumcount().values < max(20, profile.clips_per_class * 3 // 10))
 random, _ = evaluation.frozen_features(store, "random", loaded.encoder.arch, **kept)  # calibrated
 
-fresh = training.load_encoder("random", loaded.encoder.arch, seed=0).encoder  # the same weights, not calibrated
+fresh = runs.load_encoder("random", loaded.encoder.arch, seed=0).encoder  # the same weights, not calibrated
 raw = np.zeros_like(random)
 raw[part] = evaluation.embed(fresh, Clips([store], [part]), progress=False)
 for name, f in {"not calibrated": raw, "calibrated": random, "pre-trained": features}.items():
@@ -161,10 +161,10 @@ _ = plots.results(straw, ax, title=f"the same random weights, {straw['n_clips']}
 # Whatever depends on chance is repeated over seeds; what is in `runs/supervised` already is reused.
 
 # %%
-runs = [folder / f"{m}-label-all-split-{k}" for m in ("scratch", "fine-tuned") for k in range(profile.seeds)]
-missing = sum(not (run / "encoder.safetensors").exists() for run in runs)
+judged = [folder / f"{m}-label-all-split-{k}" for m in ("scratch", "fine-tuned") for k in range(profile.seeds)]
+missing = sum(not (run / "encoder.safetensors").exists() for run in judged)
 print(
-    f"training {missing} of {len(runs)} classifiers, {profile.finetune_minutes:g} minutes each; the others are loaded"
+    f"training {missing} of {len(judged)} classifiers, {profile.finetune_minutes:g} minutes each; the others are loaded"
 )
 supervised = course.supervised()
 results, predictions = evaluation.compare(store, encoder, folder, seeds=profile.seeds, finetune=supervised)
