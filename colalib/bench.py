@@ -134,8 +134,8 @@ def preparing(clips: int = 1200, seconds: float = 8.0) -> dict[str, float]:
         return {name: min(values) for name, values in times.items()} | {"librosa loop": time.perf_counter() - t}
 
 
-def loader_share(batch: int = 128, steps: int = 5) -> float:
-    """Share of a pre-training step (`b0-small`, `batch` pairs) that drawing its pairs from a store takes."""
+def loader_share(batch: int = 64, steps: int = 10) -> float:
+    """Share of a pre-training step (default settings, `batch` pairs) that drawing its pairs from a store takes."""
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder) / "noise", np.random.default_rng(0)
         root.mkdir()
@@ -143,12 +143,13 @@ def loader_share(batch: int = 128, steps: int = 5) -> float:
             soundfile.write(root / f"{i}.wav", 0.1 * rng.standard_normal(32_000), 16_000)
         made = store.build(corpora.load(root), Path(folder) / "store", jobs=2, progress=False)
         clips = segments.Clips([made], [np.arange(len(made))])
-        module = training.Cola(training.PretrainConfig(), 1.0)
+        config = training.PretrainConfig()
+        module = training.Cola(config, 1.0)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
         drawing = working = 0.0
         for step in range(steps + 1):
             t = time.perf_counter()
-            pair = segments.pair_batch(clips, step, batch, 0)
+            pair = segments.pair_batch(clips, step, batch, 0, config.filter_db, config.mask_bands)
             drawn = time.perf_counter()
             optimizer.zero_grad()
             module.objective(*map(module.encoder, pair))[0].backward()
@@ -183,7 +184,7 @@ def run(quick: bool = False) -> None:
             print(f"{arch:<10}{recipe or 'reference':<11}" + "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds))
 
     share = loader_share()
-    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step (b0-small, 128 pairs)")
+    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step (b0-small, 64 pairs)")
 
     clips = 300 if quick else 1200
     times = preparing(clips)

@@ -212,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
         length.add_argument("--steps", type=count, help="train so many steps (batches)")
         length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
         made.add_argument("--arch", choices=["b0", "b0-small"], help="encoder (default b0-small)")
-        made.add_argument("--batch-size", type=count, help="pairs or segments a step (default 128 pairs, 64 segments)")
+        made.add_argument("--batch-size", type=count, help="pairs or segments a step (default 64)")
         made.add_argument("--lr", type=positive, help="peak learning rate (default 2e-3, fine-tuning 1e-3)")
         made.add_argument("--seed", type=int, help="of weights, pairs and dropout (default 0)")
         made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")

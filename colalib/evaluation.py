@@ -35,10 +35,9 @@ from colalib.store import MelStore, build
 from colalib.training import FinetuneConfig, open_store, prediction_table
 
 HOP = FRAMES // 2  # overlapping segments for embeddings
-READOUT = (
-    "mean over segments of every block"  # of `embed`: change it with what embed computes, so that kept features go
-)
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, chosen on the validation side
+# what `embed` computes: part of the key of kept features, so that these go when it changes
+READOUT = "mean over segments of every block in four ranges of bands"
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
 DRAWS = 2000  # bootstrap draws
 
 # ------------------------------------------------------------------------------------------------ features

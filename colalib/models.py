@@ -67,14 +67,17 @@ class Encoder(nn.Module):
         return last.amax(dim=(1, 2)).float()  # [B, dim]
 
     def readout(self, x: Tensor) -> Tensor:
-        """`[B, T, M]` → `[B, 2 · channels of all blocks]` float32, for frozen use: of each block's output the mean over its
-        map and the standard deviation over time of its mean over bands. 1184 numbers for `b0-small`, 3616 for `b0`.
+        """`[B, T, M]` → `[B, d]` float32, for frozen use: mean and standard deviation over time of each block's output, in
+        four ranges of bands (two where a map has two). d is 3328 for `b0-small`, 10,112 for `b0`.
 
-        The last layer is made for the task of pre-training; the earlier ones keep more of what other tasks need.
+        The last layer is made for the task of pre-training; the earlier ones keep more of what other tasks need, and
+        where in the spectrum it is.
         """
         *maps, _ = self.feature_maps(x)
-        over_bands = [m.float().mean(dim=2) for m in maps]  # [B, H, C] each
-        return torch.cat([f for m in over_bands for f in (m.mean(dim=1), m.std(dim=1, correction=0))], dim=1)
+        ranges = [  # [B, C, H, 4] each
+            F.adaptive_avg_pool2d(m.float().permute(0, 3, 1, 2), (m.shape[1], min(m.shape[2], 4))) for m in maps
+        ]
+        return torch.cat([f.flatten(1) for m in ranges for f in (m.mean(dim=2), m.std(dim=2, correction=0))], dim=1)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""

@@ -35,6 +35,16 @@ def random_crop(
     return out
 
 
+def random_band_mask(segment: np.ndarray, rng: np.random.Generator, most: int = 24) -> np.ndarray:
+    """Blank a random run of up to `most` neighbouring bands to the segment's mean [T, M] → [T, M] (SpecAugment, arXiv
+    1904.08779)."""
+    width = int(rng.integers(most + 1))
+    start = int(rng.integers(segment.shape[1] - width + 1))
+    out = segment.copy()
+    out[:, start : start + width] = segment.mean()
+    return out
+
+
 def random_mask(segment: np.ndarray, rng: np.random.Generator, start: float = 0.1, stay: float = 0.2) -> np.ndarray:
     """Blank random runs of frames to the segment's mean [T, M] → [T, M]: a frame is blanked with probability `start`, and
     after a blanked one with probability 1 - (1 - start)(1 - stay)."""
@@ -49,6 +59,14 @@ def random_multiply(segment: np.ndarray, rng: np.random.Generator, spread: float
     """Multiply log-mel values by one random factor in 1 ± `spread` [T, M] → [T, M]: magnitudes are raised to that power,
     so contrast and level change together."""
     return segment * np.float32(1 - spread + 2 * spread * rng.random())
+
+
+def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.0) -> np.ndarray:
+    """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response, a gain per band of `spread` dB rms: as
+    another room, microphone or loudspeaker would (FilterAugment, arXiv 2110.03282)."""
+    bands = np.pi * (np.arange(segment.shape[1]) + 0.5) / segment.shape[1]
+    response = rng.normal(scale=spread / np.sqrt(2), size=4) @ np.cos(np.outer(np.arange(1, 5), bands))  # [M] dB
+    return segment + (np.log(10) / 20 * response).astype(segment.dtype)
 
 
 def cut(clip: np.ndarray, hop: int, frames: int = FRAMES, silence: float = np.log(1e-5)) -> np.ndarray:
@@ -111,18 +129,30 @@ def shuffled(n: int, batch: int, step: int, seed: int) -> np.ndarray:
 
 
 def pair_batch(
-    clips: Clips, step: int, batch: int, seed: int, mask: bool = False, multiply: bool = False
+    clips: Clips,
+    step: int,
+    batch: int,
+    seed: int,
+    filter_db: float = 0.0,
+    mask_bands: int = 0,
+    mask: bool = False,
+    multiply: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Batch number `step` of pre-training: (anchors, positives), each float32 [B, FRAMES, M].
 
     Row i of both comes from the same clip, cut at two places drawn independently (COLA, section 2); the clips of a batch
-    are all different, so every other row is a distractor.
+    are all different, so every other row is a distractor. The others augment each
+    segment by itself.
     """
     rng = np.random.default_rng((seed, 3, step))
     chosen = shuffled(len(clips), batch, step, seed)
     pair = [np.stack([clips.crop(i, rng) for i in chosen]) for _ in range(2)]
     for side in pair:
         for row in range(batch):
+            if filter_db:
+                side[row] = random_filter(side[row], rng, filter_db)
+            if mask_bands:
+                side[row] = random_band_mask(side[row], rng, mask_bands)
             if mask:
                 side[row] = random_mask(side[row], rng)
             if multiply:

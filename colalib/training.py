@@ -38,14 +38,16 @@ class PretrainConfig:
 
     objective: str = "bilinear"  # bilinear (COLA), cosine (with temperature) or triplet (DPT)
     arch: str = "b0-small"  # encoder: b0 (the paper's EfficientNet-B0) or b0-small (half its width and depth)
-    batch_size: int = 128  # pairs a step; the paper: 1024
+    batch_size: int = 64  # pairs a step; the paper: 1024
     lr: float = 2e-3  # peak learning rate of AdamW; the paper: Adam, 1e-4
     weight_decay: float = 1e-4
     warmup: float = 0.05  # share of the training during which the learning rate rises; then it falls as a cosine to 0
-    dropout: float = 0.1  # after h and in the projection; also the encoder's drop-connect rate
+    dropout: float = 0.0  # after h and in the projection; also the encoder's drop-connect rate
     symmetric: bool = True  # both directions of cross-entropy; the paper: anchor → positive only
     temperature: float = 0.2  # of the cosine objective
     margin: float = 0.5  # of the triplet objective
+    filter_db: float = 3.5  # random_filter on both segments: spread of its response; 0 for none
+    mask_bands: int = 24  # random_band_mask on both segments: most bands blanked; 0 for none
     mask: bool = False  # random_mask on both segments
     multiply: bool = False  # random_multiply on both segments
     seed: int = 0
@@ -199,7 +201,8 @@ def pretrain(
         describe_run(out, "pretrain", config, data, module.encoder, clips.mel, clips.ids)
 
         def make(step: int):
-            return segments.pair_batch(train, step, batch, config.seed, config.mask, config.multiply)
+            augment = config.filter_db, config.mask_bands, config.mask, config.multiply
+            return segments.pair_batch(train, step, batch, config.seed, *augment)
 
         def pairs(of: Clips) -> DataLoader:
             return DataLoader([segments.pair_batch(of, 0, min(batch, len(of)), config.seed)], batch_size=None)

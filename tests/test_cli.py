@@ -35,7 +35,7 @@ def test_from_folder_to_results(folder, tmp_path, capsys):
     code, text, _ = call(capsys, "compare", store, "--encoder", run, "--frozen", "--seeds", 1, "--out", out)
     assert code == 0 and json.loads(out.read_text())["model_name"] == ["mel-stats", "random", "probe", "kNN"]
     code, text, _ = call(capsys, "embed", store, "--encoder", run, "--out", tmp_path / "e.npz")
-    assert code == 0 and "96 embeddings of 1184" in text
+    assert code == 0 and "96 embeddings of 3328" in text
     code, text, _ = call(capsys, "pretrain", store, "--out", run, "--resume")
     assert code == 0
     code, _, text = call(capsys, "pretrain", store, "--out", run, "--resume", "--lr", "0.3")

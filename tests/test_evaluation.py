@@ -38,9 +38,12 @@ def test_embedding_by_hand(clips, mel_store):
     frames = mel_store.frames(7).astype(np.float32)
     with torch.no_grad():
         *maps, _ = encoder.feature_maps(torch.from_numpy(np.stack([frames[s : s + 98] for s in (0, 49, 98)])))
-    maps = [m.numpy().mean(axis=2) for m in maps]  # [3, time, channels]
-    read = np.concatenate([f for m in maps for f in (m.mean(axis=1), m.std(axis=1))], axis=1)
-    assert x.shape == (96, 1184) and x.dtype == np.float32
+    read = []
+    for m in maps:  # [3, time, bands, channels]
+        ranges = np.stack([part.mean(axis=2) for part in np.split(m.numpy(), min(m.shape[2], 4), axis=2)], axis=3)
+        read += [f.reshape(3, -1) for f in (ranges.mean(axis=1), ranges.std(axis=1))]  # [3, channels × ranges]
+    read = np.concatenate(read, axis=1)
+    assert x.shape == (96, 3328) and x.dtype == np.float32
     assert np.allclose(x[7], read.mean(axis=0), rtol=1e-3, atol=1e-4)
 
 
@@ -209,7 +212,7 @@ def test_saved_classifiers_side_by_side(mel_store, pretrained, tmp_path):
 
 def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
     for source in (mel_store.path, folder):
-        assert evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz") == (96, 1184)
+        assert evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz") == (96, 3328)
         with np.load(tmp_path / "e.npz", allow_pickle=False) as made:
-            assert made["embedding"].shape == (96, 1184) and made["clip_id"].dtype.kind == "U"
+            assert made["embedding"].shape == (96, 3328) and made["clip_id"].dtype.kind == "U"
             assert list(made["label"]) == list(mel_store.clips["label"])

@@ -50,6 +50,18 @@ def test_random_mask_blanks_whole_frames_to_the_mean():
     assert 0.08 < np.mean(shares) < 0.16
 
 
+def test_random_band_mask_blanks_one_run_of_bands():
+    x = np.random.default_rng(0).normal(size=(FRAMES, 64)).astype(np.float32)
+    widths = []
+    for seed in range(300):
+        masked = segments.random_band_mask(x, np.random.default_rng(seed), most=16)
+        changed = np.flatnonzero((masked != x).any(axis=0))
+        assert np.allclose(masked[:, changed], x.mean()) and masked.dtype == np.float32
+        assert len(changed) == 0 or changed[-1] - changed[0] + 1 == len(changed)
+        widths.append(len(changed))
+    assert min(widths) == 0 and max(widths) == 16 and 7 < np.mean(widths) < 9
+
+
 def test_random_multiply_is_one_factor_within_its_spread():
     x = np.random.default_rng(0).normal(size=(FRAMES, 64)).astype(np.float32)
     factors = []
@@ -59,6 +71,17 @@ def test_random_multiply_is_one_factor_within_its_spread():
         assert np.allclose(ratio, ratio[0], atol=1e-5)
         factors.append(ratio[0])
     assert 0.9 <= min(factors) < 0.92 and 1.08 < max(factors) <= 1.1
+
+
+def test_random_filter_is_one_smooth_response_of_its_spread():
+    x = np.random.default_rng(0).normal(size=(FRAMES, 64)).astype(np.float32)
+    responses = []
+    for seed in range(300):
+        y = segments.random_filter(x, np.random.default_rng(seed), spread=5.0)
+        assert y.dtype == np.float32 and np.allclose(y - x, (y - x)[0], atol=1e-5)
+        responses.append((y - x)[0] * 20 / np.log(10))
+    assert 4.5 < np.sqrt(np.square(responses).mean()) < 5.5
+    assert np.abs(np.diff(responses, axis=1)).max() < 5  # dB from band to band
 
 
 @pytest.mark.parametrize("frames,n", [(10, 1), (98, 1), (150, 1), (196, 2), (250, 2)])

@@ -19,7 +19,7 @@
 # You will be able to
 # - say what anchor, positive and distractor are, and why no label is needed to make them;
 # - cut random segments reproducibly, also from a clip that is too short;
-# - hear and see what masking and multiplying do to a segment;
+# - hear and see what filtering, masking and multiplying do to a segment;
 # - tell what makes a pair easy or hard: its distance in time, its level, its distractors, their number;
 # - read a batch as a matrix, B anchors by B positives, and compute the rank of each positive.
 
@@ -103,7 +103,7 @@ _ = plots.panels(placed, height=2.4)
 # %% [markdown]
 # ## 2 Many pairs at once: a batch
 # `segments.pair_batch` draws B different clips and two crops of each: anchors `[B, 98, 64]` and positives `[B, 98,
-# 64]`. Row i of both is a pair; every other row is a distractor, for free. With B = 128 each anchor has 127 of them.
+# 64]`. Row i of both is a pair; every other row is a distractor, for free. With B = 64 each anchor has 63 of them.
 
 # %%
 clips = training.pretraining_clips([store])  # every clip but those of the test split
@@ -133,9 +133,35 @@ print("The order was kept as `order`: print it when you have guessed.")
 # %% [markdown]
 # ## 3 Making pairs harder: augmentation
 # A cheap trick spoils the task if it works on every pair: say, that both crops are equally loud. **Augmentation**
-# changes a segment in ways that shouldn't matter, so that what matters has to be used. colalib has two that work on
+# changes a segment in ways that shouldn't matter, so that what matters has to be used. colalib has three that work on
 # log-mel segments.
 #
+# `random_filter` colours a segment as another room, microphone or loudspeaker would: each band gets a gain, and the
+# gains form a smooth random curve (FilterAugment, [arXiv 2110.03282](https://arxiv.org/abs/2110.03282)). On a
+# logarithm a gain is a number added. By hand: a sum of four cosines over the bands.
+
+
+# %%
+def filter_by_hand(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.0) -> np.ndarray:
+    """Colour a segment [T, M] by a random smooth frequency response with gains of `spread` dB rms → [T, M]."""
+    strengths = rng.normal(scale=spread / np.sqrt(2), size=4)  # a cosine has rms 1/√2, four of them √2
+    place = (np.arange(64) + 0.5) / 64  # of a band, from 0 to 1
+    response = sum(s * np.cos(np.pi * k * place) for k, s in enumerate(strengths, start=1))  # [M] dB
+    return segment + np.log(10) / 20 * response  # dB → natural logarithm
+
+
+segment = store.frames(row)[anchor : anchor + FRAMES].astype(np.float32)
+filtered = segments.random_filter(segment, np.random.default_rng(0))
+assert np.allclose(filtered, filter_by_hand(segment, np.random.default_rng(0)), atol=1e-4)
+
+fig, ax = plt.subplots(figsize=(8, 2.6))
+for seed in range(8):
+    response = (segments.random_filter(segment, np.random.default_rng(seed)) - segment)[0] * 20 / np.log(10)
+    ax.plot(response, color=plots.PALETTE[0] if seed == 0 else "#BBBBBB", lw=2 if seed == 0 else 1)
+ax.axhline(0, color="black", lw=0.6)
+_ = ax.set(xlabel="mel band", ylabel="gain (dB)", title="eight random filters; the blue one colours the segment below")
+
+# %% [markdown]
 # `random_mask` blanks runs of frames to the segment's mean, in the manner of SpecAugment ([arXiv
 # 1904.08779](https://arxiv.org/abs/1904.08779)): what belongs together must show although parts are missing. By hand
 # it is a chain: a frame is blanked by itself now and then, and a blanked one likes to draw the next one with it.
@@ -152,7 +178,6 @@ def mask_by_hand(segment: np.ndarray, rng: np.random.Generator, start: float = 0
     return masked
 
 
-segment = store.frames(row)[anchor : anchor + FRAMES].astype(np.float32)
 masked = segments.random_mask(segment, np.random.default_rng(0))
 assert np.allclose(masked, mask_by_hand(segment, np.random.default_rng(0)), atol=1e-4)
 share = np.mean(
@@ -164,14 +189,16 @@ print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expe
 # `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. A factor on a logarithm is a
 # power of the magnitude: quiet and loud move apart, or together. The level moves too, but the encoder takes away
 # each segment's mean, so what it notices is contrast. To make it plain, here with 0.7 and 1.3. The course's own
-# training leaves both off (`mask` and `multiply` of `PretrainConfig`): whether they help is for you to try.
+# training filters, and leaves the other two off (`filter_db`, `mask` and `multiply` of `PretrainConfig`); section 4
+# shows what the filter is for.
 
 # %%
 weak, strong = segment * np.float32(0.7), segment * np.float32(1.3)
 factor = segments.random_multiply(segment, np.random.default_rng(0))[0, 0] / segment[0, 0]
 print(f"one draw of random_multiply: a factor of {factor:.3f}")
 centred = [
-    (n, s - s.mean()) for n, s in (("as it is", segment), ("masked", masked), ("× 0.7", weak), ("× 1.3", strong))
+    (n, s - s.mean())
+    for n, s in (("as it is", segment), ("filtered", filtered), ("masked", masked), ("× 0.7", weak), ("× 1.3", strong))
 ]
 _ = plots.panels(centred, title="each without its own mean, as the encoder gets it")
 
@@ -179,6 +206,7 @@ _ = plots.panels(centred, title="each without its own mean, as the encoder gets 
 level = segment.mean()
 for name, changed in (
     ("as it is", segment),
+    ("filtered", filtered),
     ("masked", masked),
     ("× 1.3, at the old level", strong - strong.mean() + level),
 ):
@@ -229,8 +257,8 @@ _ = axes[1].legend()
 
 # %% [markdown]
 # ### The number of distractors
-# Finding one among two is easy, one among a hundred is not. We ask the same question for growing B, once with the
-# level and once without it. Bands are 95% intervals.
+# Finding one among two is easy, one among a hundred is not. We ask the same question for growing B, with the level,
+# without it, and without it after both sides have been filtered, each by a filter of its own. Bands are 95% intervals.
 
 
 # %%
@@ -250,11 +278,15 @@ def draw(ax: plt.Axes, x: list, per_cent: list, anchors: int, colour: str, name:
 
 
 many = min(len(clips), 512)
-anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=1)
 sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256, 512) if b <= many]
 fig, ax = plt.subplots(figsize=(8, 3.4))
-for level, name, colour in ((True, "mean spectrum", 3), (False, "mean spectrum without level", 0)):
-    scores = [hits(mean_mel(anchors, level), mean_mel(positives, level), b) for b in sizes]
+for level, filter_db, name, colour in (
+    (True, 0, "mean spectrum", 3),
+    (False, 0, "mean spectrum without level", 0),
+    (False, 3, "without level, filtered", 2),
+):
+    a, p = segments.pair_batch(clips, step=0, batch=many, seed=1, filter_db=filter_db)
+    scores = [hits(mean_mel(a, level), mean_mel(p, level), b) for b in sizes]
     draw(ax, sizes, scores, many, plots.PALETTE[colour], name)
     print(f"{name}: " + ", ".join(f"B = {b}: {score:.0f}%" for b, score in zip(sizes, scores)))
 ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="chance, 1/B")
@@ -264,10 +296,12 @@ ax.minorticks_off()
 _ = ax.legend()
 
 # %% [markdown]
-# Two lessons. With few distractors the task is too easy to teach much: this is why batch size matters in contrastive
+# Three lessons. With few distractors the task is too easy to teach much: this is why batch size matters in contrastive
 # learning. And the level is a **shortcut**: where the curve with it lies above the other, that much was won by
 # comparing loudness, a fact about the recording and not about the music. This is why colalib's encoder never sees a
-# segment's mean.
+# segment's mean. The mean spectrum, the colour of instrument and room, is the next shortcut, and a far better one. A
+# filter for each side spoils it without touching a single note. It has a price: what the encoder needn't notice to
+# find the pair, it may forget, and sometimes colour *is* the question. Notebook 5 asks for the instruments.
 #
 # ### The distance in time
 # Crops that overlap share actual sound. How far apart must they be for the task to become one of likeness?
@@ -353,7 +387,7 @@ _ = ax.set(xlabel="distance of mean spectra, a band (ln units): median, quartile
 # understood. A good encoder must do better than the mean over time. How common are false negatives?
 
 # %%
-per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 128, many)}
+per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 64, many)}
 print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on average" for b, n in per_anchor.items()))
 
 # %% [markdown]
@@ -365,7 +399,8 @@ print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on avera
 #   label.
 # - A crop is drawn by a generator that is passed in, so it can be drawn again; a short clip lies at a random place
 #   in silence.
-# - Masking hides frames, multiplying changes contrast; what survives both is what the pair is recognised by.
+# - Filtering changes colour, masking hides frames, multiplying changes contrast; what survives is what the pair is
+#   recognised by.
 # - A pair is easy when its crops overlap, when the level gives it away, when distractors are few; false negatives
 #   make it unfair.
 # - A batch is a matrix, B × B, pairs on the diagonal; the rank of the positive, from 1 to B, says how well a row is

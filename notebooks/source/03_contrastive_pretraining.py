@@ -175,7 +175,7 @@ print(f"cosine with temperature: {by_hand:.4f} by hand, as colalib's; ln B = {np
 # ## 5 COLA: a similarity that learns
 # The cosine weighs all 512 directions alike. COLA learns the similarity along with everything else, as a matrix W:
 #
-# $$s(x, x') = g(x)^\top W\, g(x'), \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
+# $$s(x, x') = g(x)^\top W\, g(x') / \sqrt{512}, \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
 #
 # W can turn up what identifies a recording and turn down what doesn't. It is not bounded, so it sets its own
 # temperature. In the paper it beats the cosine clearly: a linear probe on the frozen encoder reaches 74.3% on
@@ -195,7 +195,7 @@ def project_by_hand(h: Tensor) -> Tensor:
 
 
 with torch.no_grad():
-    similarity = project_by_hand(h) @ weight @ project_by_hand(h_positive).T  # [B, B]
+    similarity = project_by_hand(h) @ weight @ project_by_hand(h_positive).T / 512**0.5  # [B, B]
     loss, theirs = objective(h, h_positive)
     assert torch.allclose(similarity, theirs, atol=1e-4) and torch.isclose(both_ways(similarity), loss, atol=1e-5)
 print(f"bilinear: {loss:.4f} by hand, as colalib's; similarities from {similarity.min():.2f} to {similarity.max():.2f}")

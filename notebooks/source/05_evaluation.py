@@ -61,8 +61,8 @@ kept = {"keep": folder / "features", "progress": False}  # embeddings are comput
 # ## 1 Frozen: what does the encoder know already?
 # A **linear probe** leaves the encoder as it is and fits one linear classifier on its clip embeddings: what it finds
 # must have been there. What is read from a frozen encoder is not only its last layer, which is made for the task of
-# pre-training, but every block: the mean of each channel over the block's map, and its standard deviation over time.
-# A clip's embedding is the mean of that over overlapping segments. Here it is by hand for one clip.
+# pre-training, but every block: the mean and standard deviation over time of each channel, in four ranges of bands from
+# low to high. A clip's embedding is the mean of that over overlapping segments. Here it is by hand for one clip.
 
 # %%
 features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
@@ -70,8 +70,11 @@ features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
 x = torch.from_numpy(segments.cut(store.frames(0), hop=evaluation.HOP))  # [segments, 98, 64]
 with torch.no_grad():
     *blocks, _ = loaded.encoder.eval().feature_maps(x)  # each [segments, time, bands, channels]
-over_bands = [block.mean(dim=2) for block in blocks]  # each [segments, time, channels]
-read = [f for m in over_bands for f in (m.mean(dim=1), m.std(dim=1, correction=0))]  # each [segments, channels]
+read = []
+for block in blocks:
+    parts = block.chunk(min(block.shape[2], 4), dim=2)  # the last blocks have two bands left
+    ranges = torch.stack([part.mean(dim=2) for part in parts], dim=3)  # [segments, time, channels, ranges]
+    read += [f.flatten(1) for f in (ranges.mean(dim=1), ranges.std(dim=1, correction=0))]
 by_hand = torch.cat(read, dim=1).mean(dim=0).numpy()  # [d]
 assert np.allclose(by_hand, features[0], rtol=1e-3, atol=1e-3)
 print(f"{len(x)} segments, {len(blocks)} blocks → embedding {by_hand.shape}; all clips: {features.shape}")
