@@ -13,7 +13,7 @@ course: .venv/ready
 	$(BIN)/python -m colalib course
 
 lab: .venv/ready
-	OMP_WAIT_POLICY=passive $(BIN)/jupyter lab notebooks/01_sound_to_mel.ipynb
+	$(BIN)/jupyter lab notebooks/01_sound_to_mel.ipynb
 
 test: .venv/ready-test
 	$(BIN)/ruff check .

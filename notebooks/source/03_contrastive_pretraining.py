@@ -178,7 +178,8 @@ print(f"cosine with temperature: {by_hand:.4f} by hand, as colalib's; ln B = {np
 # $$s(x, x') = g(x)^\top W\, g(x') / \sqrt{512}, \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
 #
 # W can turn up what identifies a recording and turn down what doesn't. It is not bounded, so it sets its own
-# temperature. In the paper it beats the cosine clearly: a linear probe on the frozen encoder reaches 74.3% on
+# temperature. It starts as the identity: at first the similarity is a plain dot product (the paper draws W at random;
+# a short training can't wait until it has learned that likeness counts). In the paper it beats the cosine clearly: a linear probe on the frozen encoder reaches 74.3% on
 # average over nine tasks against 67.2%.
 
 # %%
@@ -245,8 +246,8 @@ print(f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, 
 
 # %% [markdown]
 # The loss may start above its dashed line: that is the confident guesser of section 6. A twentieth of the clips,
-# whole tunes, was held out for validation pairs. There are fewer of these than in a training batch, which makes
-# their task easier: compare each curve with its own dashed line, which is what guessing gives.
+# whole tunes, was held out for validation pairs. These are neither filtered nor masked and so easier to find: their
+# curve may well lie above the one of training. Compare each with its own dashed line, which is what guessing gives.
 
 # %%
 sides = dict(zip(("train", "valid"), training.hold_out(clips, config.seed)))
@@ -267,9 +268,9 @@ for ax, name in zip(axes, ("loss", "accuracy", "rank")):
 # %% [markdown]
 # ## 8 Before and after, on clips that it has never heard
 # Pre-training has left out the clips of the test split. We cut one pair from each, and let the same architecture
-# answer with random weights and with the trained ones, each with its own projection and W. A random W can do no
-# better than guess, whatever h knows. To be fair to random weights, we also compare their h by plain cosine, and ask
-# the mean spectrum of notebook 2.
+# answer with random weights and with the trained ones, each with its own projection and W (the identity, before
+# training). To be fair to random weights, we also compare their h by plain cosine, without a random projection, and
+# ask the mean spectrum of notebook 2.
 
 # %%
 after = training.Cola(config, std=1.0)  # the checkpoint brings its own std
