@@ -61,7 +61,7 @@ def random_multiply(segment: np.ndarray, rng: np.random.Generator, spread: float
     return segment * np.float32(1 - spread + 2 * spread * rng.random())
 
 
-def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.0) -> np.ndarray:
+def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.5) -> np.ndarray:
     """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response, a gain per band of `spread` dB rms: as
     another room, microphone or loudspeaker would (FilterAugment, arXiv 2110.03282)."""
     bands = np.pi * (np.arange(segment.shape[1]) + 0.5) / segment.shape[1]

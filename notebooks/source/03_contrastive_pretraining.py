@@ -179,8 +179,8 @@ print(f"cosine with temperature: {by_hand:.4f} by hand, as colalib's; ln B = {np
 #
 # W can turn up what identifies a recording and turn down what doesn't. It is not bounded, so it sets its own
 # temperature. It starts as the identity: at first the similarity is a plain dot product (the paper draws W at random;
-# a short training can't wait until it has learned that likeness counts). In the paper it beats the cosine clearly: a linear probe on the frozen encoder reaches 74.3% on
-# average over nine tasks against 67.2%.
+# a short training can't wait until it has learned that likeness counts). In the paper it beats the cosine clearly: a
+# linear probe on the frozen encoder reaches 74.3% on average over nine tasks against 67.2%.
 
 # %%
 torch.manual_seed(0)
