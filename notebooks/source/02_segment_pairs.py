@@ -289,7 +289,7 @@ ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label=
 ax.set(xscale="log", xlabel="batch size B", ylabel="positive found (%)", ylim=(0, 102))
 ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
-_ = ax.legend(loc="upper right")
+_ = ax.legend(ncol=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 # %% [markdown]
 # Three lessons. With few distractors the task is too easy to teach much: this is why batch size matters in contrastive
