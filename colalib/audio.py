@@ -13,6 +13,7 @@ import librosa
 import numpy as np
 import soundfile
 import soxr
+from scipy.sparse import csr_array
 
 SHORTEST = 0.1  # seconds; a clip shorter than this is not usable
 QUIETEST = -80.0  # dBFS; a clip whose peak lies lower counts as silent
@@ -106,6 +107,7 @@ def log_mel(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """
     frames = 1 + len(wave) // config.hop
     padded = np.pad(wave, config.n_fft // 2)
+    filters = csr_array(mel_filters(config))  # sparse: the sum doesn't depend on the number of threads, as BLAS's does
     out = np.empty((frames, config.n_mels), np.float32)
     for first in range(0, frames, 2000):
         last = min(first + 2000, frames)
@@ -113,7 +115,7 @@ def log_mel(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         spectrum = librosa.stft(
             block, n_fft=config.n_fft, hop_length=config.hop, win_length=config.window, center=False
         )  # [n_fft/2 + 1, frames]
-        out[first:last] = (mel_filters(config) @ np.abs(spectrum)).T
+        out[first:last] = (filters @ np.abs(spectrum)).T
     return np.log(np.maximum(out, config.floor, out=out), out=out)
 
 
