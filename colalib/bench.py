@@ -52,8 +52,9 @@ class PlainEncoder(nn.Module):
 def training_throughput(
     archs: tuple[str, ...] = ("b0", "b0-small"), batch: int = 64, seconds: float = 20.0
 ) -> list[dict]:
-    """Segments a second of forward + backward + AdamW step on `[batch, 98, 64]` float32, for the reference
-    (`PlainEncoder`, `torch.optim.AdamW` as it comes) and for each recipe (fused AdamW).
+    """Segments a second of forward + backward + AdamW step on `batch` anchors and as many positives, `[batch, 98, 64]`
+    float32, for the reference (`PlainEncoder` on one after the other, `torch.optim.AdamW` as it comes) and for each
+    recipe (`Encoder.branches`, fused AdamW).
 
     Steps are interleaved, for about `seconds` an architecture and at least three rounds. The best round counts, as
     in `timeit`: another program can only make a step slower. → rows with arch, recipe, segments_per_s, ratio.
@@ -65,17 +66,19 @@ def training_throughput(
         best = _best_of(steps, seconds)
         for recipe, t in best.items():
             ratio = best["reference"] / t
-            rows.append({"arch": arch, "recipe": recipe, "segments_per_s": batch / t, "ratio": ratio})
+            rows.append({"arch": arch, "recipe": recipe, "segments_per_s": 2 * batch / t, "ratio": ratio})
     return rows
 
 
 def step_shares(arch: str, recipe: str | None = None, batch: int = 64, steps: int = 3) -> dict[str, float]:
-    """Fractions of a training step's time by kind of work (torch.profiler); recipe None is the reference."""
-    step = _step(arch, recipe, batch)
+    """Fractions of a training step's time on one thread by kind of work (torch.profiler); recipe None is the reference."""
+    step, threads = _step(arch, recipe, batch), torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler sees only the thread that starts it
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(steps):
             step()
+    torch.set_num_threads(threads)
     shares = dict.fromkeys((*OPERATORS, "other"), 0.0)
     for event in profile.key_averages():
         name = event.key.lower()
@@ -134,25 +137,25 @@ def preparing(clips: int = 1200, seconds: float = 8.0) -> dict[str, float]:
         return {name: min(values) for name, values in times.items()} | {"librosa loop": time.perf_counter() - t}
 
 
-def loader_share(batch: int = 64, steps: int = 10) -> float:
-    """Share of a pre-training step (default settings, `batch` pairs) that drawing its pairs from a store takes."""
+def loader_share(steps: int = 10) -> float:
+    """Share of a pre-training step (default settings) that drawing its pairs from a store takes."""
+    config = training.PretrainConfig()
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder) / "noise", np.random.default_rng(0)
         root.mkdir()
-        for i in range(2 * batch):
+        for i in range(2 * config.batch_size):
             soundfile.write(root / f"{i}.wav", 0.1 * rng.standard_normal(32_000), 16_000)
         made = store.build(corpora.load(root), Path(folder) / "store", jobs=2, progress=False)
         clips = segments.Clips([made], [np.arange(len(made))])
-        config = training.PretrainConfig()
         module = training.Cola(config, 1.0)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
         drawing = working = 0.0
         for step in range(steps + 1):
             t = time.perf_counter()
-            pair = segments.pair_batch(clips, step, batch, 0, config.filter_db, config.mask_bands)
+            pair = segments.pair_batch(clips, step, config.batch_size, 0, config.filter_db, config.mask_bands)
             drawn = time.perf_counter()
             optimizer.zero_grad()
-            module.objective(*map(module.encoder, pair))[0].backward()
+            module.objective(*module.encoder.branches(*pair))[0].backward()
             optimizer.step()
             if step:  # the first one warms up
                 drawing, working = drawing + drawn - t, working + time.perf_counter() - drawn
@@ -170,13 +173,13 @@ def run(quick: bool = False) -> None:
     peak = gemm_peak(seconds=1.0 if quick else 2.0)
     print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
 
-    print("\nTraining, segments/s (0.98 s each, batch 64; best round; ratio to the plain package, same run)")
+    print("\nTraining, segments/s (0.98 s each, 64 pairs; best round; ratio to the plain package, same run)")
     print(f"{'encoder':<10}{'recipe':<11}{'segments/s':>11}{'ratio':>8}")
     for row in training_throughput(archs, seconds=6.0 if quick else 20.0):
         print(f"{row['arch']:<10}{row['recipe']:<11}{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x")
 
     kinds = (*OPERATORS, "other")
-    print("\nShares of a training step, %")
+    print("\nShares of a training step on one thread, %")
     print(f"{'encoder':<10}{'recipe':<11}" + "".join(f"{kind:>14}" for kind in kinds))
     for arch in archs:
         for recipe in (None, choose_recipe()):
@@ -184,7 +187,7 @@ def run(quick: bool = False) -> None:
             print(f"{arch:<10}{recipe or 'reference':<11}" + "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds))
 
     share = loader_share()
-    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step (b0-small, 64 pairs)")
+    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step with default settings")
 
     clips = 300 if quick else 1200
     times = preparing(clips)
@@ -194,9 +197,9 @@ def run(quick: bool = False) -> None:
 
 
 def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:
-    """One training step of an encoder (recipe None: of the reference) on random segments; the loss is immaterial."""
+    """One training step of an encoder (recipe None: of the reference) on random pairs; the loss is immaterial."""
     torch.manual_seed(0)
-    x = torch.randn(batch, 98, 64)
+    pair = torch.randn(2, batch, 98, 64)
     model: nn.Module = Encoder(arch, recipe=recipe or "float32")
     if recipe is None:
         model = PlainEncoder(model)
@@ -204,7 +207,8 @@ def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:
 
     def step() -> None:
         optimizer.zero_grad()
-        model(x).square().mean().backward()
+        anchors, positives = map(model, pair) if recipe is None else model.branches(*pair)
+        (anchors * positives).mean().backward()
         optimizer.step()
 
     return step

@@ -28,7 +28,7 @@ from colalib import corpora, training
 from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint, write_json
-from colalib.models import Encoder
+from colalib.models import Encoder, in_threads
 from colalib.runs import Pretrained, load_encoder
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
@@ -37,23 +37,28 @@ from colalib.training import FinetuneConfig, open_store, prediction_table
 HOP = FRAMES // 2  # overlapping segments for embeddings
 # what `embed` computes: part of the key of kept features, so that these go when it changes
 READOUT = "mean over segments of every block in four ranges of bands"
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, chosen on the validation side
 DRAWS = 2000  # bootstrap draws
 
 # ------------------------------------------------------------------------------------------------ features
 
 
-@torch.no_grad()
 def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | torch.device = "cpu") -> np.ndarray:
     """Clip embeddings, float32 [n, d]: the mean of `Encoder.readout` over a clip's segments (98 frames every 49)."""
     encoder = encoder.eval().to(device)
+
+    @torch.no_grad()
+    def read(batch) -> np.ndarray:
+        x, owner, numbers = batch
+        segments, owner = encoder.readout(x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
+        return np.stack([segments[owner == i].mean(axis=0) for i in range(len(numbers))])
+
     parts = []
     with tqdm(total=len(clips), desc="embed", unit="clip", disable=not progress) as bar:
-        for x, owner, numbers in clip_batches(clips, HOP):
-            read, owner = encoder.readout(x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
-            parts += [read[owner == i].mean(axis=0) for i in range(len(numbers))]
-            bar.update(len(numbers))
-    return np.stack(parts)
+        for part in in_threads(read, clip_batches(clips, HOP)):
+            parts.append(part)
+            bar.update(len(part))
+    return np.concatenate(parts)
 
 
 def mel_stats(clips: Clips) -> np.ndarray:

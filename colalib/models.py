@@ -5,7 +5,12 @@ Data comes from `segments` ([B, frames, mels], time first) and goes to `objectiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import ctypes
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -37,21 +42,18 @@ class Encoder(nn.Module):
     `net` is efficientnet_pytorch's network (no head, one input channel) and its weights interchange with the
     package's; only the order of work is our own, because on a CPU it is 2 to 4 times faster (`python -m colalib
     bench`): channels last throughout, so that a 1x1 convolution is one matrix product, and `_Depthwise` below.
-    `drop_connect` is the rate of the last block; it grows linearly from 0 at the first (stochastic depth).
     `recipe` is the arithmetic of training on a CPU: "bf16", "float32" or "auto" (`choose_recipe`). Evaluation is
     always float32, as embeddings in bfloat16 are off by more than 1%; on a GPU autocast decides.
     """
 
-    def __init__(
-        self, arch: str = "b0-small", drop_connect: float = 0.0, std: float = 1.0, recipe: str = "auto"
-    ) -> None:
+    def __init__(self, arch: str = "b0-small", std: float = 1.0, recipe: str = "auto") -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise UserError(f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
         if recipe not in ("auto", *RECIPES):
             raise UserError(f"unknown recipe {recipe!r}: choose one of auto, {', '.join(RECIPES)}")
         width, depth = ARCHITECTURES[arch]
-        blocks, params = efficientnet(width, depth, drop_connect_rate=drop_connect, image_size=None, include_top=False)
+        blocks, params = efficientnet(width, depth, drop_connect_rate=0.0, image_size=None, include_top=False)
         self.arch = arch
         self.recipe = choose_recipe() if recipe == "auto" else recipe
         self.net = EfficientNet(blocks, params)
@@ -61,10 +63,27 @@ class Encoder(nn.Module):
                 m.momentum = 0.1  # with the package's 0.01 the running statistics lag hundreds of steps behind
         self.dim = self.net._bn1.num_features
         self.register_buffer("std", torch.tensor(float(std)))
+        self._twin: list[Encoder] = []  # a list, so that its weights are not counted twice
 
     def forward(self, x: Tensor) -> Tensor:
         *_, last = self.feature_maps(x)  # [B, T/32, M/32, dim]
         return last.amax(dim=(1, 2)).float()  # [B, dim]
+
+    def branches(self, *xs: Tensor) -> list[Tensor]:
+        """`[self(x) for x in xs]` for one or two batches; in training on a CPU, forward and backward of two at the same time.
+
+        Two threads with a branch each are faster than two threads that share every operation of one after the other
+        (`python -m colalib bench`). Each branch is normalised by its own batch, as it is one after the other; the
+        running statistics of BatchNorm are then those of the first.
+        """
+        if not self.training or xs[0].device.type != "cpu":
+            return [self(x) for x in xs]
+        if not self._twin:
+            shared = {id(p): p for p in self.parameters()}
+            self._twin.append(copy.deepcopy(self, shared))  # the same weights, own running statistics
+        self._twin[0].train()
+        trigger = torch.zeros((), requires_grad=True)  # without it autograd would see nothing to differentiate
+        return list(_Branches.apply(trigger, [self, *self._twin], xs))
 
     def readout(self, x: Tensor) -> Tensor:
         """`[B, T, M]` → `[B, d]` float32, for frozen use: mean and standard deviation over time of each block's output, in
@@ -74,10 +93,14 @@ class Encoder(nn.Module):
         where in the spectrum it is.
         """
         *maps, _ = self.feature_maps(x)
-        ranges = [  # [B, C, H, 4] each
-            F.adaptive_avg_pool2d(m.float().permute(0, 3, 1, 2), (m.shape[1], min(m.shape[2], 4))) for m in maps
-        ]
-        return torch.cat([f.flatten(1) for m in ranges for f in (m.mean(dim=2), m.std(dim=2, correction=0))], dim=1)
+        read = []
+        for m in maps:
+            bands = m.float().tensor_split(min(m.shape[2], 4), dim=2)  # from low to high
+            ranges = torch.stack([b.mean(dim=2) for b in bands], dim=3)  # [B, H, C, 4]
+            mean = ranges.mean(dim=1, keepdim=True)
+            # by hand, as torch.std is several times slower along this axis
+            read += [mean.flatten(1), (ranges - mean).square().mean(dim=1).sqrt().flatten(1)]
+        return torch.cat(read, dim=1)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""
@@ -86,13 +109,54 @@ class Encoder(nn.Module):
         if self.training and self.recipe == "bf16" and x.device.type == "cpu":
             x = x.bfloat16()
         x = F.silu(_batch_norm(_conv_same(x[..., None], net._conv_stem), net._bn0))  # [B, T/2, M/2, 32 (b0)]
-        for i, block in enumerate(net._blocks):
-            x = _mbconv(block, x, drop=net._global_params.drop_connect_rate * i / len(net._blocks))
+        for block in net._blocks:
+            x = _mbconv(block, x)
             yield x  # [B, T/2 … T/32, M/2 … M/32, 16 … 320 (b0)]
         yield F.silu(_batch_norm(_pointwise(x, net._conv_head), net._bn1))  # [B, T/32, M/32, dim]
 
 
-def _mbconv(block: nn.Module, x: Tensor, drop: float) -> Tensor:
+class _Branches(torch.autograd.Function):
+    """`encoder(x)` for encoders of the same weights and as many batches, forward and backward in threads."""
+
+    @staticmethod
+    def forward(ctx, trigger: Tensor, encoders: list[Encoder], xs: tuple[Tensor, ...]):
+        ctx.outputs = list(in_threads(torch.enable_grad()(lambda branch: branch[0](branch[1])), zip(encoders, xs)))
+        return tuple(h.detach() for h in ctx.outputs)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        # adds to the weights' gradients itself; a sum of two does not depend on which comes first
+        list(in_threads(lambda branch: branch[0].backward(branch[1]), zip(ctx.outputs, grads)))
+        return None, None, None
+
+
+def in_threads(function: Callable, items: Iterable) -> Iterator:
+    """`map(function, items)`, two calls at a time where torch has two threads or more, each with half of them. Results come
+    in order; only a few items are taken in advance. `function` sets its own grad mode."""
+    threads = torch.get_num_threads()
+    if threads < 2:
+        yield from map(function, items)
+        return
+
+    waiting = deque()
+    for item in items:
+        waiting.append(_workers(threads // 2).submit(function, item))
+        if len(waiting) > 2:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@lru_cache(maxsize=1)
+def _workers(threads: int) -> ThreadPoolExecutor:
+    with suppress(AttributeError, OSError, TypeError):  # only glibc has it
+        # keep freed memory: a fifth of a step goes into handing activations to the system and back, page by page
+        mallopt, m_trim_threshold, m_mmap_max = ctypes.CDLL(None).mallopt, -1, -4
+        mallopt(m_mmap_max, 0), mallopt(m_trim_threshold, 2**31 - 1)
+    return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,))  # of each worker, not of all
+
+
+def _mbconv(block: nn.Module, x: Tensor) -> Tensor:
     """The package's MBConvBlock on `[B, H, W, C]`: expand, depthwise, squeeze and excite, project, skip."""
     y = x
     if block._block_args.expand_ratio != 1:
@@ -109,9 +173,6 @@ def _mbconv(block: nn.Module, x: Tensor, drop: float) -> Tensor:
     y = _batch_norm(_pointwise(y * s[:, None, None], block._project_conv), block._bn2)  # [B, H', W', C']
     if depthwise.stride[0] > 1 or y.shape != x.shape:  # no skip connection, as in the package
         return y
-    if drop and block.training:
-        keep = torch.rand(len(y), 1, 1, 1, device=y.device) >= drop  # one draw a segment
-        y = y * (keep / (1 - drop)).to(y.dtype)
     return y + x
 
 

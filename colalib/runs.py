@@ -90,7 +90,7 @@ class Pretrained:
             )
 
 
-def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0, drop_connect: float = 0.0) -> Pretrained:
+def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0) -> Pretrained:
     """The encoder of a finished run folder, or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
     if str(name) == "random":
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0, drop_c
         raise UserError(f"{run} is not a run (made by pretrain or finetune)")
     if not (run / "encoder.safetensors").exists():
         raise UserError(f"{run} is not finished: go on with --resume")
-    encoder = Encoder(made["arch"], drop_connect)
+    encoder = Encoder(made["arch"])
     try:
         weights = (run / "encoder.safetensors").read_bytes()
         encoder.load_state_dict(safetensors.torch.load(weights))

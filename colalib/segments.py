@@ -35,6 +35,14 @@ def random_crop(
     return out
 
 
+def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.5) -> np.ndarray:
+    """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response, a gain per band of `spread` dB rms: as
+    another room, microphone or loudspeaker would (FilterAugment, arXiv 2110.03282)."""
+    bands = np.pi * (np.arange(segment.shape[1]) + 0.5) / segment.shape[1]
+    response = rng.normal(scale=spread / np.sqrt(2), size=4) @ np.cos(np.outer(np.arange(1, 5), bands))  # [M] dB
+    return segment + (np.log(10) / 20 * response).astype(segment.dtype)
+
+
 def random_band_mask(segment: np.ndarray, rng: np.random.Generator, most: int = 24) -> np.ndarray:
     """Blank a random run of up to `most` neighbouring bands to the segment's mean [T, M] → [T, M] (SpecAugment, arXiv
     1904.08779)."""
@@ -59,14 +67,6 @@ def random_multiply(segment: np.ndarray, rng: np.random.Generator, spread: float
     """Multiply log-mel values by one random factor in 1 ± `spread` [T, M] → [T, M]: magnitudes are raised to that power,
     so contrast and level change together."""
     return segment * np.float32(1 - spread + 2 * spread * rng.random())
-
-
-def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.5) -> np.ndarray:
-    """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response, a gain per band of `spread` dB rms: as
-    another room, microphone or loudspeaker would (FilterAugment, arXiv 2110.03282)."""
-    bands = np.pi * (np.arange(segment.shape[1]) + 0.5) / segment.shape[1]
-    response = rng.normal(scale=spread / np.sqrt(2), size=4) @ np.cos(np.outer(np.arange(1, 5), bands))  # [M] dB
-    return segment + (np.log(10) / 20 * response).astype(segment.dtype)
 
 
 def cut(clip: np.ndarray, hop: int, frames: int = FRAMES, silence: float = np.log(1e-5)) -> np.ndarray:
@@ -141,8 +141,8 @@ def pair_batch(
     """Batch number `step` of pre-training: (anchors, positives), each float32 [B, FRAMES, M].
 
     Row i of both comes from the same clip, cut at two places drawn independently (COLA, section 2); the clips of a batch
-    are all different, so every other row is a distractor. The others augment each
-    segment by itself.
+    are all different, so every other row is a distractor. Augmentations are drawn for each segment by itself:
+    `random_filter` of `filter_db`, `random_band_mask` of up to `mask_bands`, and where asked for `mask` and `multiply`.
     """
     rng = np.random.default_rng((seed, 3, step))
     chosen = shuffled(len(clips), batch, step, seed)
@@ -167,7 +167,7 @@ def labelled_batch(clips: Clips, targets: np.ndarray, step: int, batch: int, see
     return torch.from_numpy(np.stack([clips.crop(i, rng) for i in chosen])), torch.from_numpy(targets[chosen])
 
 
-def clip_batches(clips: Clips, hop: int = FRAMES, segments: int = 256) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+def clip_batches(clips: Clips, hop: int = FRAMES, segments: int = 64) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
     """All clips in order, as batches of whole clips with about `segments` segments: (segments [S, FRAMES, M], the row of
     its clip within the batch [S], clip numbers [n])."""
     held, numbers, size = [], [], 0

@@ -42,7 +42,7 @@ class PretrainConfig:
     lr: float = 2e-3  # peak learning rate of AdamW; the paper: Adam, 1e-4
     weight_decay: float = 1e-4
     warmup: float = 0.05  # share of the training during which the learning rate rises; then it falls as a cosine to 0
-    dropout: float = 0.0  # after h and in the projection; also the encoder's drop-connect rate
+    dropout: float = 0.0  # after h and in the projection
     symmetric: bool = True  # both directions of cross-entropy; the paper: anchor → positive only
     temperature: float = 0.2  # of the cosine objective
     margin: float = 0.5  # of the triplet objective
@@ -69,7 +69,7 @@ class FinetuneConfig:
     lr: float = 1e-3  # peak learning rate
     weight_decay: float = 1e-2
     warmup: float = 0.05  # share of the training during which the learning rate rises; then it falls as a cosine to 0
-    dropout: float = 0.1  # before the linear layer; also the encoder's drop-connect rate
+    dropout: float = 0.1  # before the linear layer
     patience: int | None = None  # stop after so many validations without a better accuracy; never if not set
     seed: int = 0
     minutes: float | None = None  # of wall clock
@@ -84,7 +84,7 @@ class Cola(lightning.LightningModule):
     def __init__(self, config: PretrainConfig, std: float):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.arch, drop_connect=config.dropout, std=std)
+        self.encoder = Encoder(config.arch, std)
         extra = {"cosine": {"temperature": config.temperature}, "triplet": {"margin": config.margin}}.get(
             config.objective, {}
         )
@@ -94,7 +94,7 @@ class Cola(lightning.LightningModule):
 
     def step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         anchors, positives = batch
-        loss, similarity = self.objective(self.encoder(anchors), self.encoder(positives))
+        loss, similarity = self.objective(*self.encoder.branches(anchors, positives))
         rank = ranks(similarity.detach()).float()
         values = {"loss": loss, "accuracy": (rank == 1).float().mean(), "rank": rank.mean()}
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=len(anchors))
@@ -127,7 +127,8 @@ class AudioClassifier(lightning.LightningModule):
 
     def training_step(self, batch, index):
         x, y = batch
-        logits = self(x)
+        h = torch.cat(self.encoder.branches(*x.chunk(2)))
+        logits = self.head(self.dropout(h))
         loss = F.cross_entropy(logits, y)
         accuracy = (logits.argmax(dim=1) == y).float().mean()
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, batch_size=len(y))
@@ -255,9 +256,9 @@ def finetune(
     train = clips.take(chosen := few_labels(labels, split.train, config.labels_per_class, config.seed))
     if encoder is None:
         torch.manual_seed(config.seed)
-        start = Pretrained(Encoder(config.arch, config.dropout, train.std(config.seed)), "scratch")
+        start = Pretrained(Encoder(config.arch, train.std(config.seed)), "scratch")
     else:
-        start = load_encoder(encoder, config.arch, config.seed, config.dropout)
+        start = load_encoder(encoder, config.arch, config.seed)
         start.check(store)
         config = dataclasses.replace(config, arch=start.encoder.arch)
     data = {"corpora": [store.name], "clips": fingerprint(clips.ids), "classes": classes}

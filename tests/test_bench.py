@@ -16,7 +16,7 @@ def test_shares_add_up():
     shares = bench.step_shares("b0-small", "float32", batch=2, steps=1)
     assert set(shares) == {*bench.OPERATORS, "other"} and sum(shares.values()) == pytest.approx(1)
     assert shares["convolutions"] > 0.05
-    assert 0 < bench.loader_share(batch=4, steps=1) < 1
+    assert 0 < bench.loader_share(steps=1) < 1
 
 
 def test_preparing_is_timed():

@@ -65,14 +65,44 @@ def test_running_statistics_move_at_a_tenth():
     torch.testing.assert_close(encoder.net._bn1.running_var, plain.net._bn1.running_var, rtol=1e-3, atol=1e-4)
 
 
-def test_drop_connect_drops_the_same_blocks_as_the_package():
-    encoder, x = make(drop_connect=0.5, recipe="float32"), segments(8)
-    plain = PlainEncoder(encoder).train()
-    torch.manual_seed(3)
-    h = encoder(x)
-    torch.manual_seed(3)
-    assert relative(h, plain(x)) < 1e-4
-    assert relative(h, make(recipe="float32")(x)) > 1e-2
+def test_branches_equal_one_after_the_other():
+    pair = segments(8)[:4], segments(8)[4:]
+
+    def train(run) -> torch.Tensor:
+        encoder = make(recipe="float32")
+        anchors, positives = run(encoder)
+        (anchors @ positives.T).logsumexp(dim=1).sum().backward()
+        return torch.cat([p.grad.flatten() for p in encoder.parameters()])
+
+    def in_branches(encoder):
+        return encoder.branches(*pair)
+
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2):
+            torch.set_num_threads(n)
+            found.append(train(in_branches))
+    finally:
+        torch.set_num_threads(threads)
+    expected = train(lambda encoder: [encoder(x) for x in pair])
+    assert all(relative(g, expected) < 1e-3 for g in found)
+    assert torch.equal(found[1], found[2])
+
+
+def test_branches_leave_one_encoder():
+    encoder, alone = make(recipe="float32"), make(recipe="float32")
+    anchors, positives = segments(8)[:4], segments(8)[4:]
+    assert relative(torch.cat(encoder.branches(anchors, positives)), torch.cat(alone.branches(anchors, positives))) == 0
+    alone = make(recipe="float32")
+    alone(anchors)
+    for ours, first in zip(encoder.buffers(), alone.buffers()):  # the statistics are the first branch's
+        torch.testing.assert_close(ours, first, rtol=1e-3, atol=1e-4)
+    assert encoder.state_dict().keys() == alone.state_dict().keys()
+    assert len([*encoder.parameters()]) == len([*alone.parameters()])
+    assert len(encoder.branches(anchors)) == 1
+    with torch.no_grad():
+        both = encoder.eval().branches(anchors, positives)
+        assert torch.equal(both[1], encoder(positives))
 
 
 @pytest.mark.skipif(choose_recipe() != "bf16", reason="no bfloat16 in this CPU's hardware")
@@ -109,7 +139,7 @@ def test_level_of_a_segment_does_not_matter():
 @pytest.mark.parametrize("recipe", dict.fromkeys(["float32", choose_recipe()]))
 def test_training_is_reproducible(recipe):
     def train() -> torch.Tensor:
-        encoder = make(drop_connect=0.2, recipe=recipe)
+        encoder = make(recipe=recipe)
         optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, fused=True)
         for _ in range(3):
             optimizer.zero_grad()
