@@ -125,7 +125,35 @@ def compare(args) -> None:
         supervised,
         args.accelerator,
     )
-    report(*results, out)
+    report_comparison(*results, out)
+
+
+def ablate(args) -> None:
+    from colalib import evaluation, training
+
+    out = Path(args.out)
+    finetune = training.FinetuneConfig(label=args.label, arch=args.arch, epochs=args.epochs)
+    results = evaluation.ablation(
+        args.store, out.with_suffix(""), args.epochs, finetune, args.label, args.seeds, args.accelerator
+    )
+    report_comparison(*results, out)
+
+
+def report_comparison(results: dict, predictions, out: Path) -> None:
+    """`report`, the paired differences between rows of one label budget, and the figure beside `out`."""
+    from matplotlib.figure import Figure
+
+    from colalib import intervals, plots
+    from colalib.files import atomic
+
+    report(results, predictions, out)
+    budget = [[m[m.find(" (") :] if " (" in m else "" for m in (d["a"], d["b"])] for d in results["differences"]]
+    print(intervals.differences(results)[[a == b for a, b in budget]].to_string(index=False))
+    plots.style()
+    figure = Figure(figsize=(8, 1 + 0.35 * len(results["results"])))
+    plots.results(results, figure.add_subplot())
+    with atomic(out.with_suffix(".png")) as file:
+        figure.savefig(file, dpi=150, bbox_inches="tight")
 
 
 def embed(args) -> None:
@@ -164,17 +192,17 @@ def configure(kind, args, default: dict):
 
 def report(results: dict, predictions, out: str | Path | None) -> None:
     """Print the table of results; write results.json and predictions.csv if `out` names a file."""
-    from colalib import evaluation
+    from colalib import intervals
 
     print(f"{results['task']}: {results['n_clips']} {results['split']} clips, accuracy in %")
-    print(evaluation.table(results).to_string(index=False))
+    print(intervals.table(results).to_string(index=False))
     for row in results["results"]:
         if row["pretrain_overlap"]:
             print(
                 f"note: {row['model']}: {row['pretrain_overlap']} of its test clips were in pre-training (without labels)"
             )
     if out:
-        evaluation.save(results, out, predictions)
+        intervals.save(results, out, predictions)
         print(f"written to {out}")
 
 
@@ -294,9 +322,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=positive, help="of each supervised run (default: 20 epochs)")
     made.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
     made.add_argument(
-        "--out", default="results.json", metavar="FILE.json", help="the runs are kept in a folder beside it"
+        "--out", default="results.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"
     )
     task(made)
+    accelerator(made)
+
+    made = command(
+        "ablate", ablate, "the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning"
+    )
+    made.add_argument("store")
+    made.add_argument("--epochs", type=positive, default=20, help="of every training: passes over the clips")
+    made.add_argument("--seeds", type=count, default=3, help="trainings of each setting")
+    made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
+    made.add_argument("--arch", choices=["b0", "b0-small"], default="b0-small", help="encoder")
+    made.add_argument(
+        "--out", default="ablation.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"
+    )
     accelerator(made)
 
     made = command(

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from colalib import corpora, evaluation, training
+from colalib import corpora, intervals, training
 from colalib import store as stores
 from colalib.errors import UserError
 
@@ -38,7 +38,7 @@ class Profile:
 
 PROFILES = {
     "test": Profile("test", 20, 0.15, 0.05, 2, (5, None), 3),
-    "quick": Profile("quick", 200, 4.0, 0.6, 3, (10, None), 18),
+    "quick": Profile("quick", 200, 4.0, 0.5, 3, (10, None), 19),
     "full": Profile("full", 200, 20.0, 2.0, 5, (2, 5, 10, 20, 50, None), 150),
 }
 DISK_GB = {"test": 0.1, "quick": 0.6, "full": 0.8}
@@ -142,7 +142,7 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
     if (runs() / "results.json").exists():
         results = json.loads((runs() / "results.json").read_text(encoding="utf-8"))
         print(f"\n{results['task']}: {results['n_clips']} test clips, accuracy in %")
-        print(evaluation.table(results).to_string(index=False))
+        print(intervals.table(results).to_string(index=False))
     print(f"\nExecuted notebooks are in {runs() / 'notebooks'}, the numbers in {runs() / 'results.json'}.")
     print("Next: `make lab` opens the notebooks to work through them; README.md shows how to use your own recordings.")
     return 0

@@ -1,6 +1,6 @@
-"""What an encoder is worth: clip features, linear probe, kNN, scratch against fine-tuned, with intervals.
+"""What an encoder is worth: clip features, linear probe, kNN, scratch against fine-tuned.
 
-Takes stores and runs; every judgement is a table of predictions on test clips (`predictions.csv`), and `summary` turns
+Takes stores and runs; every judgement is a table of predictions on test clips (`predictions.csv`), and `intervals` turns
 such a table into `results.json`. Figures are drawn elsewhere, from these.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 from colalib import corpora, training
 from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
-from colalib.files import atomic, fingerprint, write_json
+from colalib.files import atomic, fingerprint
+from colalib.intervals import summary
 from colalib.models import Encoder, in_threads
 from colalib.runs import Pretrained, load_encoder
 from colalib.segments import FRAMES, Clips, clip_batches
@@ -38,7 +39,14 @@ HOP = FRAMES // 2  # overlapping segments for embeddings
 # what `embed` computes: part of the key of kept features, so that these go when it changes
 READOUT = "mean over segments of every block in four ranges of bands"
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression, chosen on the validation side
-DRAWS = 2000  # bootstrap draws
+ABLATION = {  # what differs from the defaults of PretrainConfig
+    "bilinear": {},
+    "cosine": {"objective": "cosine"},
+    "triplet": {"objective": "triplet"},
+    "bilinear, 16 pairs": {"batch_size": 16},
+    "bilinear, 256 pairs": {"batch_size": 256},
+    "bilinear, no augmentation": {"filter_db": 0.0, "mask_bands": 0},
+}
 
 # ------------------------------------------------------------------------------------------------ features
 
@@ -88,9 +96,9 @@ def calibrate(encoder: Encoder, clips: Clips, seed: int = 0, batches: int = 20) 
 # ------------------------------------------------------------------------------------------------ frozen features
 
 
-def linear_probe(x: np.ndarray, y: np.ndarray, split: Split) -> np.ndarray:
+def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True) -> np.ndarray:
     """Standardised features [n, d] → multinomial logistic regression; its strength is chosen on the validation side, then
-    it is fitted on train + valid. Returns predictions for the test side."""
+    with `refit` it is fitted on train + valid, else on train alone. Returns predictions for the test side."""
 
     def fit(rows: np.ndarray, strength: float):
         with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: threads only wait for each other
@@ -99,7 +107,7 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split) -> np.ndarray:
 
     scores = [fit(split.train, c).score(x[split.valid], y[split.valid]) for c in STRENGTHS]
     best = STRENGTHS[int(np.argmax(scores))]
-    return fit(np.concatenate([split.train, split.valid]), best).predict(x[split.test])
+    return fit(np.concatenate([split.train, split.valid]) if refit else split.train, best).predict(x[split.test])
 
 
 def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
@@ -133,170 +141,15 @@ def judge(
     divisions: list[Split],
     seed: int = 0,
     method: Callable[[np.ndarray, np.ndarray, Split], np.ndarray] = linear_probe,
+    labels_per_class: int | None = None,
 ) -> pd.DataFrame:
-    """Predictions of `method` on frozen features for every division, as one table."""
+    """Predictions of `method` on frozen features for every division, as one table; of a linear probe that learns from
+    `labels_per_class` training clips a class, drawn by `seed`, if that is given."""
     y = store.clips[label].to_numpy(dtype=object)
+    if labels_per_class is not None:  # validation labels choose the strength, as they choose the epoch in fine-tuning
+        model, method = f"{model} ({labels_per_class} a class)", partial(linear_probe, refit=False)
+        divisions = [replace(d, train=training.few_labels(y, d.train, labels_per_class, seed)) for d in divisions]
     return pd.concat([prediction_table(store, s, label, method(features, y, s), model, seed) for s in divisions])
-
-
-# ------------------------------------------------------------------------------------------------ numbers
-
-
-def _draws(table: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap weights for the groups [DRAWS, G] and, where there are several, the seeds [DRAWS, S] of a table."""
-    groups, seeds = table["group"].nunique(), table["seed"].nunique()
-    return (
-        rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS),
-        rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS),
-    )
-
-
-def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Right predictions and predictions per seed and group, both [S, G]."""
-    right = (table["label"] == table["predicted"]).astype(float)
-    cells = pd.DataFrame({"seed": table["seed"], "group": table["group"], "right": right, "all": 1.0})
-    cells = cells.groupby(["seed", "group"])[["right", "all"]].sum().unstack(fill_value=0)
-    return cells["right"].values, cells["all"].values
-
-
-def _resampled(table: pd.DataFrame, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Accuracy in every bootstrap draw [DRAWS]. A model that does not depend on the seed has one, and keeps it."""
-    right, total = _right(table)
-    by_group, by_seed = weights
-    if len(right) != by_seed.shape[1]:
-        by_seed = np.ones((DRAWS, 1))
-    return np.einsum("rs,sg,rg->r", by_seed, right, by_group) / np.einsum("rs,sg,rg->r", by_seed, total, by_group)
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """The central 95% of bootstrap draws."""
-    return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
-
-
-def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, split: str = "test") -> dict:
-    """Predictions of several models on the same test clips of one task → the content of results.json.
-
-    Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and seeds; those of differences
-    are paired: the same groups and seeds are drawn for both models. Where all test clips are one group, clips are drawn, and
-    the intervals hold for that group only. `overlap`: for each model the number of test clips
-    that its encoder saw in pre-training.
-
-    Raises `UserError` if the models were not judged on the same clips.
-    """
-    models = list(dict.fromkeys(predictions["model"]))
-    tables = {m: predictions[predictions["model"] == m] for m in models}
-    clips = {m: frozenset(t["clip_id"]) for m, t in tables.items()}
-    if len({*clips.values()}) > 1 or predictions["task"].nunique() > 1:
-        raise UserError(
-            "the models were judged on different test clips or tasks: compare runs of one store, label and fold"
-        )
-    unit = "groups"
-    if predictions["group"].nunique() == 1:  # one speaker, say: what can be drawn are the clips of that one
-        unit = "clips of the only group"
-        tables = {m: t.assign(group=t["clip_id"]) for m, t in tables.items()}
-    rng = np.random.default_rng(0)
-    weights = _draws(max(tables.values(), key=lambda t: t["seed"].nunique()), rng)
-    draws = {m: _resampled(t, weights) for m, t in tables.items()}
-    results, differences = [], []
-    for m, table in tables.items():
-        per_seed = (table["label"] == table["predicted"]).groupby(table["seed"]).mean()
-        results.append(
-            {
-                "model": m,
-                "seeds": [int(s) for s in per_seed.index],
-                "per_seed": [round(float(v), 4) for v in per_seed],
-                "mean": round(float(per_seed.mean()), 4),
-                "ci95": interval(draws[m]),
-                "ci_method": f"bootstrap over {unit}" + (" and seeds" if len(per_seed) > 1 else ""),
-                "pretrain_overlap": int((overlap or {}).get(m, 0)),
-            }
-        )
-    means = {r["model"]: r["mean"] for r in results}
-    for i, b in enumerate(models):
-        for a in models[i + 1 :]:
-            ci = interval(draws[a] - draws[b])
-            differences.append({"a": a, "b": b, "mean": round(means[a] - means[b], 4), "ci95": ci})
-    first = tables[models[0]]
-    first = first[first["seed"] == first["seed"].iloc[0]]
-    counts = first["label"].value_counts(normalize=True)
-    return {
-        "model_name": models,
-        "accuracies": [means[m] for m in models],
-        "task": predictions["task"].iloc[0],
-        "split": split,
-        "n_clips": len(first),
-        "chance": round(float(counts.max()), 4),
-        "results": results,
-        "differences": differences,
-    }
-
-
-def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
-    """Exact McNemar test between two models on the same clips (McNemar 1947), all seeds of a clip pooled by majority:
-    clips that only `a` gets right, clips that only `b` gets right, and the two-sided p-value."""
-    right = predictions.assign(right=predictions["label"] == predictions["predicted"])
-    table = right.groupby(["clip_id", "model"])["right"].mean().unstack() > 0.5
-    only_a, only_b = int((table[a] & ~table[b]).sum()), int((table[b] & ~table[a]).sum())
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
-
-
-def table(results: dict) -> pd.DataFrame:
-    """results.json as a table of per cent: model, accuracy, interval, difference from the row above it."""
-    rows = [{"model": "chance", "accuracy": 100 * results["chance"], "95% interval": "", "seeds": 0}]
-    for r in results["results"]:
-        low, high = (100 * v for v in r["ci95"])
-        rows.append(
-            {
-                "model": r["model"],
-                "accuracy": 100 * r["mean"],
-                "95% interval": f"{low:.1f} – {high:.1f}",
-                "seeds": len(r["seeds"]),
-            }
-        )
-    return pd.DataFrame(rows).round({"accuracy": 1})
-
-
-def differences(results: dict) -> pd.DataFrame:
-    """The paired differences of results.json in points, with what they may be read as: an interval that holds zero shows
-    no difference."""
-    rows = []
-    for d in results["differences"]:
-        low, high = (100 * v for v in d["ci95"])
-        better = d["a"] if low > 0 else d["b"] if high < 0 else None
-        reading = f"{better} is better" if better else "no difference shown"
-        rows.append(
-            {
-                "a": d["a"],
-                "b": d["b"],
-                "a - b (points)": round(100 * d["mean"], 1),
-                "95% interval": f"{low:+.1f} … {high:+.1f}",
-                "reading": reading,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """Predictions of `supervised` by labelled clips a class → a row a model and budget: model, labels a class, mean, low, high
-    (95%), seeds. Accuracies are fractions."""
-    rows = []
-    for labels, predictions in budgets.items():
-        for r in summary(predictions)["results"]:
-            low, high = r["ci95"]
-            rows.append(
-                {"model": r["model"].split(" (")[0], "labels a class": labels, "mean": r["mean"]}
-                | {"low": low, "high": high, "seeds": len(r["seeds"])}
-            )
-    return pd.DataFrame(rows)
-
-
-def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
-    """Write results.json to `out`, and predictions.csv beside it."""
-    write_json(Path(out), results)
-    if predictions is not None:
-        with atomic(Path(out).with_name("predictions.csv"), "w") as file:
-            predictions.to_csv(file, index=False)
 
 
 # ------------------------------------------------------------------------------------------------ whole comparisons
@@ -374,14 +227,15 @@ def compare(
 
     `encoder` is one run, or a list of runs that differ in their seed: number s is then the encoder of seed s.
     `finetune` sets the supervised runs (None: frozen features only; see `supervised`). Each number of `labels_per_class`
-    (None: all) adds its own rows of scratch and fine-tuned. Features and runs are kept under `out` and reused. Returns
-    (results, predictions).
+    (None: all) adds its own rows of mel-stats, probe, scratch and fine-tuned. Features and runs are kept under `out` and
+    reused. Returns (results, predictions).
     """
     store, out, keep = open_store(store), Path(out), Path(out) / "features"
     divisions = splits(store.clips, label, fold, folds)
     encoders = [Path(e) for e in (encoder if isinstance(encoder, list) else [encoder])]
     loaded = load_encoder(encoders[0])
-    parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
+    statistics, _ = frozen_features(store, "mel-stats")
+    parts = [judge(store, statistics, "mel-stats", label, divisions)]
     for seed in range(seeds):
         random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress, keep)
         parts.append(judge(store, random, "random", label, divisions, seed))
@@ -391,6 +245,12 @@ def compare(
             parts.append(judge(store, features, name, label, divisions, seed, method))
     seen = overlap(store, divisions, loaded)
     seen_by = {"probe": seen, "kNN": seen}
+    for k in filter(None, labels_per_class):
+        for seed in range(seeds):
+            features, _ = frozen_features(store, encoders[seed % len(encoders)], progress=progress, keep=keep)
+            parts.append(judge(store, statistics, "mel-stats", label, divisions, seed, labels_per_class=k))
+            parts.append(judge(store, features, "probe", label, divisions, seed, labels_per_class=k))
+        seen_by[f"probe ({k} a class)"] = seen
     if finetune is not None:
         if folds:
             raise UserError("supervised runs follow the corpus' own split: leave out --folds")
@@ -427,6 +287,40 @@ def supervised(
                 training.finetune(store, run, made, start, resume=True, accelerator=accelerator, progress=progress)
                 parts.append(read_predictions(run).assign(model=name if k is None else f"{name} ({k} a class)"))
     return pd.concat(parts, ignore_index=True)
+
+
+def ablation(
+    store: MelStore | Path | str,
+    out: Path | str,
+    epochs: float,
+    finetune: FinetuneConfig,
+    label: str = "label",
+    seeds: int = 3,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> tuple[dict, pd.DataFrame]:
+    """The paper's comparisons in miniature (COLA, section 4.2): similarity, batch size, frozen against fine-tuned, and our
+    augmentations. Every setting of `ABLATION` is pre-trained on `store` for the same number of `epochs`, so that all have
+    heard the same clips equally often, and judged by its linear probe; scratch and fine-tuned beside the defaults.
+
+    Runs and features are kept under `out` and reused. Returns (results, predictions).
+    """
+    store, out = open_store(store), Path(out)
+    divisions, keep = splits(store.clips, label), out / "features"
+    parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
+    random = [frozen_features(store, "random", finetune.arch, s, progress, keep)[0] for s in range(seeds)]
+    parts += [judge(store, x, "random", label, divisions, s) for s, x in enumerate(random)]
+    for name, changes in ABLATION.items():
+        for seed in range(seeds):
+            config = replace(training.PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
+            run = out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
+            features, _ = frozen_features(store, run, progress=progress, keep=keep)
+            parts.append(judge(store, features, name, label, divisions, seed))
+    defaults = [out / f"{next(iter(ABLATION))}-{seed}" for seed in range(seeds)]
+    parts.append(supervised(store, defaults, out, finetune, seeds, accelerator=accelerator, progress=progress))
+    predictions = pd.concat(parts, ignore_index=True)
+    return summary(predictions), predictions
 
 
 def read_predictions(run: Path | str) -> pd.DataFrame:

@@ -151,6 +151,7 @@ def fit(
     (of `epoch` steps), but not more often than every 50 steps nor less than every 200, and at the end; best.ckpt holds the
     weights with the best value of `monitor` (name, "min" or "max")."""
     quiet_lightning()
+    cuda = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     last = out / "last.ckpt"
     first, spent = 0, 0.0
     if last.exists():
@@ -169,7 +170,7 @@ def fit(
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=1,
-        precision="bf16-mixed" if accelerator in ("auto", "cuda") and torch.cuda.is_available() else "32-true",
+        precision="bf16-mixed" if cuda else "32-true",
         max_steps=steps or -1,
         max_epochs=-1,
         val_check_interval=max(50, min(5 * (epoch // 5), 200)),
@@ -182,7 +183,7 @@ def fit(
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = DataLoader(Steps(batch, lambda: trainer.global_step), batch_size=None)
+    loader = DataLoader(Steps(batch, lambda: trainer.global_step), batch_size=None, pin_memory=cuda)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, loader, valid, ckpt_path=last if first else None, weights_only=True)

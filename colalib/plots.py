@@ -52,10 +52,12 @@ def style() -> None:
 
 
 def colours(names) -> dict[str, str]:
-    """One colour a name, the same for the same set of names: the models' own (also of "random, calibrated"), else the
-    palette in sorted order."""
+    """One colour a name, the same for the same set of names: the models' own (also of "random, calibrated" and
+    "probe (10 a class)"), else the palette in sorted order."""
     order = sorted(set(names))
-    return {name: MODELS.get(name.split(",")[0], PALETTE[i % len(PALETTE)]) for i, name in enumerate(order)}
+    return {
+        name: MODELS.get(name.split(",")[0].split(" (")[0], PALETTE[i % len(PALETTE)]) for i, name in enumerate(order)
+    }
 
 
 def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
@@ -318,7 +320,7 @@ def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = N
 
 
 def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "") -> Axes:
-    """`evaluation.label_efficiency` as a curve a model: accuracy over labelled clips a class, with 95% intervals."""
+    """`intervals.label_efficiency` as a curve a model: accuracy over labelled clips a class, with 95% intervals."""
     ax = ax or plt.gca()
     colour = colours(table["model"])
     for i, (name, rows) in enumerate(table.groupby("model", sort=False)):

@@ -34,6 +34,7 @@ def test_from_folder_to_results(folder, tmp_path, capsys):
     assert code == 0 and json.loads(out.read_text())["task"].endswith("/parity")
     code, text, _ = call(capsys, "compare", store, "--encoder", run, "--frozen", "--seeds", 1, "--out", out)
     assert code == 0 and json.loads(out.read_text())["model_name"] == ["mel-stats", "random", "probe", "kNN"]
+    assert "reading" in text and out.with_suffix(".png").stat().st_size > 5000
     code, text, _ = call(capsys, "embed", store, "--encoder", run, "--out", tmp_path / "e.npz")
     assert code == 0 and "96 embeddings of 3328" in text
     code, text, _ = call(capsys, "pretrain", store, "--out", run, "--resume")
@@ -80,7 +81,7 @@ def test_wrong_words_get_a_usage(words, capsys):
 
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
-    commands = "course corpora prepare pretrain finetune evaluate probe compare embed bench".split()
+    commands = "course corpora prepare pretrain finetune evaluate probe compare ablate embed bench".split()
     assert code == 0 and all(name in out for name in commands)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from colalib import evaluation, training
+from colalib import evaluation, intervals, training
 from colalib.corpora.table import Split
 from colalib.errors import UserError
 from colalib.models import Encoder
@@ -103,7 +103,7 @@ def make_predictions(n=200, groups=40, seeds=(0, 1, 2), accuracy=(("weak", 0.4),
 
 
 def test_summary_has_the_form_of_results_json():
-    results = evaluation.summary(make_predictions(), {"strong": 7})
+    results = intervals.summary(make_predictions(), {"strong": 7})
     assert json.loads(json.dumps(results)) == results
     assert results["model_name"] == ["weak", "strong"] and results["accuracies"] == [
         r["mean"] for r in results["results"]
@@ -121,12 +121,12 @@ def test_summary_has_the_form_of_results_json():
 def test_intervals_know_groups_and_pairs():
     """An interval over groups is wider than one that takes clips as independent; a paired one is narrower."""
     one = make_predictions(seeds=(0,))
-    by_group = evaluation.summary(one)
-    by_clip = evaluation.summary(one.assign(group=one["clip_id"]))
+    by_group = intervals.summary(one)
+    by_clip = intervals.summary(one.assign(group=one["clip_id"]))
     width = [np.diff(r["results"][0]["ci95"])[0] for r in (by_group, by_clip)]
     assert width[0] > 1.1 * width[1]
     twin = pd.concat([one[one.model == "weak"], one[one.model == "weak"].assign(model="twin")])
-    assert evaluation.summary(twin)["differences"][0]["ci95"] == [0, 0]
+    assert intervals.summary(twin)["differences"][0]["ci95"] == [0, 0]
 
 
 def test_interval_covers_the_truth():
@@ -140,7 +140,7 @@ def test_interval_covers_the_truth():
             {"group": np.repeat(np.arange(30), 8), "label": "x", "predicted": np.where(right.ravel(), "x", "y")}
         )
         table = table.assign(model="m", task="t", seed=0, clip_id=np.arange(240))
-        low, high = evaluation.summary(table)["results"][0]["ci95"]
+        low, high = intervals.summary(table)["results"][0]["ci95"]
         hits += low <= 0.6 <= high
     assert 87 <= hits <= 100
 
@@ -148,7 +148,7 @@ def test_interval_covers_the_truth():
 def test_models_on_different_clips_are_not_compared():
     table = make_predictions(seeds=(0,))
     with pytest.raises(UserError, match="different test clips"):
-        evaluation.summary(table.iloc[:-4])
+        intervals.summary(table.iloc[:-4])
 
 
 def test_mcnemar_by_hand():
@@ -156,7 +156,7 @@ def test_mcnemar_by_hand():
     table["predicted"] = table["label"]
     table.loc[(table["model"] == "b") & table["clip_id"].isin(list("01234")), "predicted"] = "other"
     table.loc[(table["model"] == "a") & (table["clip_id"] == "7"), "predicted"] = "other"
-    found = evaluation.mcnemar(table, "a", "b")
+    found = intervals.mcnemar(table, "a", "b")
     assert (found["only_a"], found["only_b"]) == (5, 1) and found["p"] == pytest.approx(2 * 7 / 64)
 
 
@@ -180,19 +180,31 @@ def test_compare_puts_everything_in_one_table(mel_store, pretrained, tmp_path):
         "random",
         "probe",
         "kNN",
+        "mel-stats (2 a class)",
+        "probe (2 a class)",
         "scratch (2 a class)",
         "fine-tuned (2 a class)",
         "scratch",
         "fine-tuned",
     ]
     assert results["model_name"] == names
-    assert [len(r["seeds"]) for r in results["results"]] == [1, 2, 1, 1, 2, 2, 2, 2]
-    assert len(results["differences"]) == 28 and set(predictions["seed"]) == {0, 1}
+    assert [len(r["seeds"]) for r in results["results"]] == [1, 2, 1, 1, 2, 2, 2, 2, 2, 2]
+    assert len(results["differences"]) == 45 and set(predictions["seed"]) == {0, 1}
     runs = sorted(p.name for p in tmp_path.glob("[!.]*-split-*"))
     assert len(runs) == 8
-    evaluation.save(results, tmp_path / "results.json", predictions)
+    intervals.save(results, tmp_path / "results.json", predictions)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(predictions)
+
+
+def test_ablation_has_a_row_a_setting(mel_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ABLATION", {"bilinear": {}, "bilinear, 4 pairs": {"batch_size": 4}})
+    config = FinetuneConfig(steps=2, batch_size=8)
+    results, _ = evaluation.ablation(mel_store, tmp_path, 0.2, config, seeds=1, progress=False)
+    names = ["mel-stats", "random", "bilinear", "bilinear, 4 pairs", "scratch", "fine-tuned"]
+    assert results["model_name"] == names
+    made = json.loads((tmp_path / "bilinear-4-pairs-0" / "config.json").read_text())["config"]
+    assert made["batch_size"] == 4 and made["epochs"] == 0.2
 
 
 def test_saved_classifiers_side_by_side(mel_store, pretrained, tmp_path):

@@ -42,7 +42,7 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, plots, runs, segments, training
+from colalib import audio, course, evaluation, intervals, plots, runs, segments, training
 from colalib.corpora.table import splits
 from colalib.segments import FRAMES, Clips
 
@@ -298,10 +298,10 @@ print(f"{n_test} test clips: the best of 20 equals shows {100 * middle[4] - 50:+
 # first pair.
 
 # %%
-results = evaluation.summary(predictions)
+results = intervals.summary(predictions)
 fig, ax = plt.subplots(figsize=(7, 2))
 plots.results(results, ax, title=f"{results['n_clips']} test clips, all labels, one seed")
-display(plots.table(evaluation.differences(results)))
+display(plots.table(intervals.differences(results)))
 
 # %% [markdown]
 # The interval says what other test *tunes* might have given (notebook 5 builds it by hand). It does not say what
@@ -309,31 +309,42 @@ display(plots.table(evaluation.differences(results)))
 #
 # ## 5 Label efficiency
 # Pre-training promises most where labels are few. So the pair is trained again at every label budget of this profile.
-# The trained minutes stay the same: with few labels the classifier simply meets the same clips more often.
+# The trained minutes stay the same: with few labels the classifier simply meets the same clips more often. A third way
+# is to leave the encoder as it is and fit one linear layer on its embeddings: the *linear probe* of notebook 5, which
+# takes seconds. Mean and deviation of the mel bands under the same linear layer show what no encoder at all is worth.
 
 # %%
+statistics, _ = evaluation.frozen_features(store, "mel-stats")  # [n, 128]
+features, _ = evaluation.frozen_features(store, encoder, progress=False, keep=folder / "features")  # [n, d]
 per_class = int(pd.Series(labels[division.train]).value_counts().median())  # what "all" means here
 budgets = {}
 for k in profile.labels_per_class:
     ready = (folder / f"fine-tuned-label-{k or 'all'}-split-0" / "encoder.safetensors").exists()
     print(f"{k or per_class} labelled clips a class: {'loading' if ready else 'training'}")
-    budgets[k or per_class] = evaluation.supervised(store, encoder, folder, config, 1, labels_per_class=k)
+    trained = evaluation.supervised(store, encoder, folder, config, 1, labels_per_class=k)
+    frozen = [
+        evaluation.judge(store, x, name, "label", [division], labels_per_class=k)
+        for name, x in (("mel-stats", statistics), ("probe", features))
+    ]
+    budgets[k or per_class] = pd.concat([*frozen, trained])
 
 # %%
-curve = evaluation.label_efficiency(budgets)
+curve = intervals.label_efficiency(budgets)
 fig, ax = plt.subplots(figsize=(7, 3.6))
 plots.label_efficiency(curve, ax, title="one seed; bars: other test tunes, not other trainings")
 ax.axhline(100 * results["chance"], color=plots.MODELS["chance"], ls="--", lw=1)
 ax.annotate("chance", (per_class, 100 * results["chance"]), xytext=(0, 4), textcoords="offset points", ha="right")
-pairs = [evaluation.differences(evaluation.summary(p)).assign(labels=k) for k, p in budgets.items()]
-display(plots.table(pd.concat(pairs)[["labels", "a - b (points)", "95% interval", "reading"]]))
+pairs = pd.concat([intervals.differences(intervals.summary(p)).assign(labels=k) for k, p in budgets.items()])
+pairs = pairs[pairs["a"].str.startswith("fine-tuned")]
+display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval", "reading"]]))
 
 # %% [markdown]
 # Read the table's last column before the curve. "Fine-tuned is better" there means: *these two networks*, trained for
 # so many minutes, on other tunes of this kind, would very likely keep their order. "No difference shown" is not "no
 # difference": the test may be too small to show one. And a second seed draws other labelled clips, other random
 # weights and another order; with few labels this alone can move a point by as much as the gap between the curves.
-# Notebook 5 repeats the training over seeds and asks again.
+# Notebook 5 repeats the training over seeds and asks again. Where the frozen probe beats the fine-tuned network, minutes
+# were short or labels few: every weight moved is one more to get right.
 #
 # One more habit: a budget of *labels* says nothing of a budget of *clips*. The pre-trained encoder has heard all
 # training clips, the scratch one only the labelled ones. That is no trick, it is the point of the method: unlabelled

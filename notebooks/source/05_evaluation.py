@@ -47,7 +47,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from colalib import audio, corpora, course, evaluation, plots, runs, segments
+from colalib import audio, corpora, course, evaluation, intervals, plots, runs, segments
 from colalib import store as stores
 from colalib.corpora.table import Split, splits
 from colalib.segments import Clips
@@ -142,7 +142,7 @@ tables = [
     for name, x in (("not calibrated", raw), ("calibrated", random))
     for how, method in (("as it is", plain), ("standardised", evaluation.linear_probe))
 ]
-straw = evaluation.summary(pd.concat(tables))
+straw = intervals.summary(pd.concat(tables))
 fig, ax = plt.subplots(figsize=(8, 2.4))
 _ = plots.results(straw, ax, title=f"the same random weights, {straw['n_clips']} test clips")
 
@@ -172,7 +172,7 @@ print(
 )
 supervised = course.supervised()
 results, predictions = evaluation.compare(store, encoder, folder, seeds=profile.seeds, finetune=supervised)
-display(plots.table(evaluation.table(results)))
+display(plots.table(intervals.table(results)))
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 3.4))
@@ -273,7 +273,7 @@ asked = [
 ]
 fig, ax = plt.subplots(figsize=(8, 2.8))
 plots.differences(results, asked, ax, title="paired differences; an open circle: none shown")
-answers = evaluation.differences(results)
+answers = intervals.differences(results)
 plots.table(answers[[{*pair} in [{*a} for a in asked] for pair in zip(answers["a"], answers["b"])]])
 
 # %% [markdown]
@@ -294,7 +294,7 @@ display(pd.crosstab(right["fine-tuned"], right["scratch"], rownames=["fine-tuned
 
 few, n = sorted([only_fine.sum(), only_scratch.sum()])[0], only_fine.sum() + only_scratch.sum()
 p = min(1.0, 2 * binom.cdf(few, n, 0.5))  # two-sided: as lopsided as this, either way round
-test = evaluation.mcnemar(predictions, "fine-tuned", "scratch")
+test = intervals.mcnemar(predictions, "fine-tuned", "scratch")
 assert np.isclose(p, test["p"])
 print(f"only fine-tuned right: {only_fine.sum()}, only scratch right: {only_scratch.sum()}, p = {p:.3g}")
 
@@ -402,10 +402,10 @@ for together, group in (("tunes", clips["group"]), ("clips", clips["clip_id"]), 
         guess = evaluation.knn(x, clips["label"].values, s)
         part = clips.iloc[s.test].assign(clip_id=half[s.test], predicted=guess, seed=0, task="label")
         parts.append(part.assign(model=f"mel-stats, kept together: {together}"))
-leak = evaluation.summary(pd.concat(parts))
+leak = intervals.summary(pd.concat(parts))
 fig, ax = plt.subplots(figsize=(8, 2.2))
 plots.results(leak, ax, title=f"nearest neighbours, 4 folds, {leak['n_clips']} halves of clips")
-plots.table(evaluation.differences(leak).drop(columns="reading"))
+plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %% [markdown]
 # What a looser split adds is not skill: a nearest neighbour that finds the other half of its own clip has learned
@@ -423,7 +423,7 @@ frozen = {"mel-stats": mel, "random": random, "probe": features}
 by_task = {}
 for task in tasks:
     folds = splits(store.clips, task)
-    by_task[task] = evaluation.summary(
+    by_task[task] = intervals.summary(
         pd.concat([evaluation.judge(store, x, m, task, folds) for m, x in frozen.items()])
     )
 
@@ -431,7 +431,7 @@ for task in tasks:
 fig, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharey=True)
 for ax, (task, r) in zip(axes, by_task.items()):
     plots.results(r, ax, title=f"{tasks[task]} ({r['n_clips']} clips)")
-rows = pd.concat([evaluation.differences(r).assign(task=tasks[t]) for t, r in by_task.items()])
+rows = pd.concat([intervals.differences(r).assign(task=tasks[t]) for t, r in by_task.items()])
 plots.table(rows[rows["a"] == "probe"][["task", "a", "b", "a - b (points)", "95% interval", "reading"]])
 
 # %% [markdown]
@@ -456,10 +456,10 @@ else:
     prepared = stores.build(mine, course.runs() / "own" / f"{mine.name}.store", progress=False)
     fold = min(prepared.clips["split"]) if corpora.split_form(prepared.clips["split"]) == "folds" else None
     tables = [evaluation.probe(prepared, e, fold=fold, progress=False)[1] for e in ("mel-stats", "random", encoder)]
-    own = evaluation.summary(pd.concat(tables).replace({"model": {encoder.name: "probe"}}))
+    own = intervals.summary(pd.concat(tables).replace({"model": {encoder.name: "probe"}}))
     fig, ax = plt.subplots(figsize=(7, 2.2))
     plots.results(own, ax, title=f"{mine.name}: linear probe, {own['n_clips']} test clips")
-    display(plots.table(evaluation.differences(own)))
+    display(plots.table(intervals.differences(own)))
     print("intervals:", own["results"][0]["ci_method"])
 
 # %% [markdown]
@@ -474,7 +474,7 @@ else:
 # `predictions.csv`: every model's answer to every test clip.
 
 # %%
-evaluation.save(results, course.runs() / "results.json", predictions)
+intervals.save(results, course.runs() / "results.json", predictions)
 print(f"results.json and predictions.csv: {len(predictions)} answers of {predictions['model'].nunique()} models")
 plots.table(predictions.groupby("model").head(1))
 

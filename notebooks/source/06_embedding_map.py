@@ -44,7 +44,7 @@ from scipy.stats import spearmanr
 from sklearn.manifold import trustworthiness
 from sklearn.preprocessing import StandardScaler
 
-from colalib import audio, course, evaluation, plots
+from colalib import audio, course, evaluation, intervals, plots
 
 plots.style()
 profile = course.profile()
@@ -204,14 +204,14 @@ def neighbours_as_predictions(space: np.ndarray, model: str, column: str, groups
 
 spaces = {"mel-stats": evaluation.frozen_features(store, "mel-stats")[0], "random": random, "pre-trained": features}
 found = {
-    c: evaluation.summary(pd.concat([neighbours_as_predictions(s, m, c, groups) for m, s in spaces.items()]))
+    c: intervals.summary(pd.concat([neighbours_as_predictions(s, m, c, groups) for m, s in spaces.items()]))
     for c in columns
 }
 fig, axes = plt.subplots(1, 3, figsize=(11, 2.4), sharey=True)
 for ax, (column, r) in zip(axes, found.items()):
     plots.results(r, ax, title=columns[column])
     ax.set_xlabel("nearest neighbour shares the class (%)")
-rows = pd.concat([evaluation.differences(r).assign(task=columns[c]) for c, r in found.items()])
+rows = pd.concat([intervals.differences(r).assign(task=columns[c]) for c, r in found.items()])
 plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]])
 
 # %% [markdown]
@@ -221,7 +221,7 @@ plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]
 alone = store.clips["clip_id"].values  # every clip a group of its own
 careless = [neighbours_as_predictions(s, f"{m}, own tune allowed", "label", alone) for m, s in spaces.items()]
 careful = [neighbours_as_predictions(s, m, "label", groups) for m, s in spaces.items()]
-both = evaluation.summary(pd.concat([t for pair in zip(careful, careless) for t in pair]))
+both = intervals.summary(pd.concat([t for pair in zip(careful, careless) for t in pair]))
 same = {m: np.mean(groups[evaluation.neighbours(s, alone, 1)[:, 0]] == groups) for m, s in spaces.items()}
 fig, ax = plt.subplots(figsize=(8, 3))
 plots.results(both, ax, title="the nearest neighbour shares the kind of music")
