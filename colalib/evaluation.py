@@ -310,17 +310,19 @@ def ablation(
     parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
     random = [frozen_features(store, "random", finetune.arch, s, progress, keep)[0] for s in range(seeds)]
     parts += [judge(store, x, "random", label, divisions, s) for s, x in enumerate(random)]
+    seen_by = {}
     for name, changes in ABLATION.items():
         for seed in range(seeds):
             config = replace(training.PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
             run = out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
-            features, _ = frozen_features(store, run, progress=progress, keep=keep)
+            features, loaded = frozen_features(store, run, progress=progress, keep=keep)
             parts.append(judge(store, features, name, label, divisions, seed))
+            seen_by[name] = seen_by["fine-tuned"] = overlap(store, divisions, loaded)
     defaults = [out / f"{next(iter(ABLATION))}-{seed}" for seed in range(seeds)]
     parts.append(supervised(store, defaults, out, finetune, seeds, accelerator=accelerator, progress=progress))
     predictions = pd.concat(parts, ignore_index=True)
-    return summary(predictions), predictions
+    return summary(predictions, seen_by), predictions
 
 
 def read_predictions(run: Path | str) -> pd.DataFrame:
