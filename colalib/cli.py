@@ -110,7 +110,8 @@ def compare(args) -> None:
 
     out = Path(args.out)
     counts = tuple(args.labels_per_class or [None])
-    supervised = training.FinetuneConfig(minutes=args.minutes) if args.minutes else training.FinetuneConfig(epochs=20)
+    length = {name: getattr(args, name) for name in ("minutes", "steps", "epochs") if getattr(args, name)}
+    supervised = training.FinetuneConfig(**length or {"epochs": 20})
     if args.frozen:
         supervised = None
     results = evaluation.compare(
@@ -233,12 +234,15 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(call=call)
         return made
 
-    def training_options(made):
-        made.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+    def training_length(made):
         length = made.add_mutually_exclusive_group()
         length.add_argument("--minutes", type=positive, help="train so many minutes of wall clock")
         length.add_argument("--steps", type=count, help="train so many steps (batches)")
         length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
+
+    def training_options(made):
+        made.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+        training_length(made)
         made.add_argument("--arch", choices=["b0", "b0-small"], help="encoder (default b0-small)")
         made.add_argument("--batch-size", type=count, help="pairs or segments a step (default 64)")
         made.add_argument("--lr", type=positive, help="peak learning rate (default 2e-3, fine-tuning 1e-3)")
@@ -257,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--folds", type=count, help="make so many new grouped folds instead of the corpus' own split")
 
     def encoder(made, extra=""):
-        made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, or random{extra}")
+        made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}")
         made.add_argument("--arch", choices=["b0", "b0-small"], default="b0-small", help="of the random encoder")
         made.add_argument("--seed", type=int, default=0, help="of the random encoder")
 
@@ -293,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
         "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
     )
     made.add_argument("store")
-    made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder")
+    made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder, or default")
     made.add_argument("--scratch", action="store_true", help="start from random weights")
     made.add_argument("--labels-per-class", type=count, metavar="K", help="use only K labelled clips a class")
     made.add_argument("--label", metavar="COLUMN", help="column of the store's table to predict (default label)")
@@ -311,15 +315,17 @@ def parser() -> argparse.ArgumentParser:
     task(made)
     made.add_argument("--out", metavar="FILE.json")
 
-    made = command("compare", compare, "chance, mel-stats, random, probe, kNN, scratch and fine-tuned in one table")
+    made = command(
+        "compare", compare, "mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table"
+    )
     made.add_argument("store")
-    runs = "run folder of a pre-trained encoder; several that differ in their seed count as seeds of one"
+    runs = "run folder of a pre-trained encoder, or default; several that differ in their seed count as seeds of one"
     made.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
     made.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
     made.add_argument(
         "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"
     )
-    made.add_argument("--minutes", type=positive, help="of each supervised run (default: 20 epochs)")
+    training_length(made)  # of each supervised run; 20 epochs if it is not given
     made.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
     made.add_argument(
         "--out", default="results.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"

@@ -25,6 +25,8 @@ from colalib.files import atomic, read_json, write_json
 from colalib.models import Encoder
 from colalib.store import MelStore
 
+DEFAULT = Path(__file__).with_name("default")  # the run folder that comes with the package
+
 
 def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     """Enter the run folder `out`; True if the run in it is finished already.
@@ -91,11 +93,12 @@ class Pretrained:
 
 
 def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0) -> Pretrained:
-    """The encoder of a finished run folder, or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
+    """The encoder of a finished run folder; or `default`, the one that comes with the package (`DEFAULT`, with its model
+    card); or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
     if str(name) == "random":
         torch.manual_seed(seed)
         return Pretrained(Encoder(arch), "random")
-    run = Path(name)
+    run = DEFAULT if str(name) == "default" else Path(name)
     made = read_json(run / "config.json", "a run (made by pretrain or finetune)")
     if "arch" not in made:
         raise UserError(f"{run} is not a run (made by pretrain or finetune)")

@@ -74,7 +74,7 @@ class FinetuneConfig:
     seed: int = 0
     minutes: float | None = None  # of wall clock
     steps: int | None = None
-    epochs: float | None = None  # passes over the labelled clips
+    epochs: float | None = None  # passes over the training side, also where only few of its clips keep their labels
 
 
 class Cola(lightning.LightningModule):
@@ -275,9 +275,8 @@ def finetune(
             return segments.labelled_batch(train, target[chosen], step, batch, config.seed)
 
         valid = judged(clips, target, split.valid)
-        trainer = fit(
-            module, config, out, make, valid, len(train) // batch, ("valid/accuracy", "max"), accelerator, progress
-        )
+        epoch = max(1, len(split.train) // batch)  # the same number of steps whatever the number of labels
+        trainer = fit(module, config, out, make, valid, epoch, ("valid/accuracy", "max"), accelerator, progress)
         module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
         trainer.test(module, judged(clips, target, split.test), verbose=False)
         with atomic(out / "predictions.csv", "w") as file:

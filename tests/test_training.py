@@ -241,3 +241,12 @@ def test_full_disk_during_training(mel_store, tmp_path):
     assert ended.returncode == 1 and message.startswith("colalib: File too large") and "Traceback" not in ended.stderr
     again = subprocess.run([sys.executable, "-m", "colalib", *words, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0 and (out / "encoder.safetensors").exists()
+
+
+def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_path):
+    ends = {}
+    for k in (2, None):
+        config = training.FinetuneConfig(labels_per_class=k, batch_size=4, epochs=0.5)
+        run = training.finetune(mel_store, tmp_path / str(k), config, progress=False)
+        ends[k] = max(column(run, "step"))
+    assert ends[2] == ends[None] > 0
