@@ -19,6 +19,7 @@ import soundfile
 import torch
 from efficientnet_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from colalib import corpora, segments, store, training
 from colalib.audio import MelConfig
@@ -57,16 +58,22 @@ def training_throughput(
     recipe (`Encoder.branches`, fused AdamW).
 
     Steps are interleaved, for about `seconds` an architecture and at least three rounds. The best round counts, as
-    in `timeit`: another program can only make a step slower. → rows with arch, recipe, segments_per_s, ratio.
+    in `timeit`: another program can only make a step slower. → rows with arch, recipe, segments_per_s, ratio, and the
+    gflops a second that the network's matrix products and convolutions amount to.
     """
     rows = []
     for arch in archs:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            PlainEncoder(Encoder(arch))(torch.randn(1, 98, 64))
+        work = (
+            3 * counter.get_total_flops() / 1e9
+        )  # of a segment; backward is twice forward (it counts groups wrongly there)
         steps = {"reference": _step(arch, None, batch)}
         steps |= {recipe: _step(arch, recipe, batch) for recipe in dict.fromkeys(("float32", choose_recipe()))}
         best = _best_of(steps, seconds)
         for recipe, t in best.items():
-            ratio = best["reference"] / t
-            rows.append({"arch": arch, "recipe": recipe, "segments_per_s": 2 * batch / t, "ratio": ratio})
+            rate, ratio = 2 * batch / t, best["reference"] / t
+            rows.append({"arch": arch, "recipe": recipe, "segments_per_s": rate, "ratio": ratio, "gflops": rate * work})
     return rows
 
 
@@ -174,9 +181,11 @@ def run(quick: bool = False) -> None:
     print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
 
     print("\nTraining, segments/s (0.98 s each, 64 pairs; best round; ratio to the plain package, same run)")
-    print(f"{'encoder':<10}{'recipe':<11}{'segments/s':>11}{'ratio':>8}")
+    print(f"{'encoder':<10}{'recipe':<11}{'segments/s':>11}{'ratio':>8}{'GFLOP/s':>9}{'of the matrix product':>23}")
     for row in training_throughput(archs, seconds=6.0 if quick else 20.0):
-        print(f"{row['arch']:<10}{row['recipe']:<11}{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x")
+        share = row["gflops"] / peak.get(row["recipe"], peak["float32"])
+        print(f"{row['arch']:<10}{row['recipe']:<11}{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x", end="")
+        print(f"{row['gflops']:>9.0f}{100 * share:>22.0f}%")
 
     kinds = (*OPERATORS, "other")
     print("\nShares of a training step on one thread, %")

@@ -26,6 +26,7 @@ MODELS = {
     "pre-trained": "#009E73",
     "scratch": "#E69F00",
     "fine-tuned": "#0072B2",
+    "default": "#D55E00",
 }
 
 ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}

@@ -10,6 +10,9 @@ def test_throughput_is_a_ratio_to_the_reference():
     assert rows[0]["recipe"] == "reference" and rows[0]["ratio"] == 1
     for row in rows:
         assert row["ratio"] == pytest.approx(row["segments_per_s"] / rows[0]["segments_per_s"])
+        assert (
+            0.03 < row["gflops"] / row["segments_per_s"] < 0.3
+        )  # of a segment; b0's 0.39 GMAC at 224x224, by size and width
 
 
 def test_shares_add_up():

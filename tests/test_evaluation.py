@@ -1,5 +1,6 @@
 """Features, probe, kNN, and the numbers that are drawn from predictions."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from colalib import evaluation, intervals, training
+from colalib import audio, corpora, evaluation, intervals, objectives, runs, store, training
 from colalib.corpora.table import Split
 from colalib.errors import UserError
 from colalib.models import Encoder
-from colalib.segments import Clips
+from colalib.segments import Clips, pair_batch
 from colalib.training import FinetuneConfig, PretrainConfig
 
 
@@ -228,3 +229,38 @@ def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
         with np.load(tmp_path / "e.npz", allow_pickle=False) as made:
             assert made["embedding"].shape == (96, 3328) and made["clip_id"].dtype.kind == "U"
             assert list(made["label"]) == list(mel_store.clips["label"])
+
+
+def test_the_default_encoder_is_what_its_card_says():
+    """Trained with the default settings on `scores` alone, on no test tune; small enough to ship."""
+    made = json.loads((runs.DEFAULT / "config.json").read_text())
+    assert made["kind"] == "pretrain" and made["data"]["corpora"] == ["scores"]
+    length = {"steps": made["config"]["steps"], "minutes": made["config"]["minutes"]}
+    assert made["config"] == dataclasses.asdict(training.PretrainConfig(**length))
+    assert made["mel"] == dataclasses.asdict(audio.MelConfig())
+    assert sum(file.stat().st_size for file in runs.DEFAULT.iterdir()) < 10e6
+    loaded = runs.load_encoder("default")
+    assert loaded.name == "default" and len(loaded.seen) == made["data"]["n_clips"]
+    card = (runs.DEFAULT / "README.md").read_text()
+    for fact in (f"--steps {length['steps']}", f"{made['data']['n_clips']:,} clips", loaded.weights):
+        assert fact in card
+
+
+def test_the_default_encoder_finds_the_positive_in_music_it_has_not_heard(tmp_path):
+    """Accuracy of picking the other crop of the same clip, against the calibrated random encoder."""
+    corpus = corpora.load("scores", clips_per_class=12, data=tmp_path, jobs=2)
+    music = store.build(corpus, tmp_path / "store", progress=False)
+    rows = np.flatnonzero(music.clips["split"] == "test")
+    loaded = runs.load_encoder("default")
+    assert not loaded.seen & set(music.ids[rows])
+    clips = Clips([music], [rows])
+    calibrated = evaluation.calibrate(Encoder("b0-small"), clips)
+    found = {}
+    for name, encoder in (("default", loaded.encoder), ("random", calibrated)):
+        with torch.no_grad():
+            ranks = [
+                objectives.ranks(objectives.cosine_similarity(encoder(a), encoder(b))).float()
+                for a, b in (pair_batch(clips, step, len(clips), seed=0) for step in range(10))
+            ]
+        found[name] = (torch.cat(ranks) == 1).float().mean()
+    assert found["default"] > found["random"] + 0.1

@@ -48,7 +48,8 @@ def test_tracked_files_are_small_and_of_this_project():
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
         if path.exists():
-            assert path.stat().st_size < 1_000_000, f"{name} is over 1 MB"
+            most = 10 if name == "colalib/default/encoder.safetensors" else 1
+            assert path.stat().st_size < most * 1_000_000, f"{name} is over {most} MB"
 
 
 def test_python_outside_the_range_is_refused(tmp_path):

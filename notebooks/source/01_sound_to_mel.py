@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 1 From sound to log-mel: hear what the network sees
 #
-# You follow one fiddle tune from air pressure to the picture that a neural network gets, listen after every step to
-# what is still there, and put a whole corpus on disk in that form.
+# You hear what an encoder makes of music that was never told anything about it, follow one fiddle tune from air
+# pressure to the picture that a neural network gets, listen after every step to what is still there, and put a whole
+# corpus on disk in that form.
 #
-# **Run time** about half a minute on 2 cores. The very first run also renders the demo corpus, once, in a few
-# minutes.
+# **Run time** about a minute on 2 cores. The very first run also renders the demo corpus, once, in two minutes.
 #
 # You will be able to
 # - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units;
@@ -36,7 +36,7 @@ import pandas as pd
 import soundfile
 from IPython.display import display
 
-from colalib import audio, corpora, course, plots, store
+from colalib import audio, corpora, course, evaluation, plots, store
 from colalib.audio import MelConfig
 
 plots.style()
@@ -44,14 +44,41 @@ profile = course.profile()
 print("Profile:", course.describe())
 
 # %% [markdown]
-# ## A recording is a row of numbers
+# ## Where this leads
 #
 # The demo corpus holds eight kinds of music, rendered on your own machine from real scores and sampled instruments.
-# `corpus.clips` is a table with one row a clip. We take a jig with a drum kit, because it has both things that a
-# spectrogram must show: tones that last, and strokes that don't.
+# `corpus.clips` is a table with one row a clip.
+#
+# With the course comes an encoder that has listened to such music for some hours, without being told of any kind,
+# composer or tune. Show it a clip it has never heard, and ask which other clip is most like it, takes of the same
+# tune left out. Listen to what it finds.
 
 # %%
-corpus = course.corpus()
+corpus, mels = course.corpus(), course.store()
+kept = course.runs() / "supervised" / "features"  # computed once, then found again
+features, _ = evaluation.frozen_features(mels, "default", progress=False, keep=kept)  # [clips, d]
+near = evaluation.neighbours(features, mels.clips["group"].values, k=1)[:, 0]
+unheard = np.flatnonzero(mels.clips["split"] == "test")
+for i in np.random.default_rng(0).choice(unheard, 2, replace=False):
+    for name, j in (("asked for", i), ("found", near[i])):
+        print(f"{name}: {mels.clips['title'][j]} ({mels.clips['label'][j]}, {mels.clips['family'][j]})")
+        display(plots.player(audio.load_audio(corpus.root / mels.clips["path"][j])[: 5 * 16_000]))
+
+# %%
+labels = mels.clips["label"].values
+kinds, same = len(set(labels)), np.mean(labels[near[unheard]] == labels[unheard])
+print(f"{100 * same:.0f}% of {len(unheard)} unheard clips find one of their own kind; by chance {100 / kinds:.1f}%")
+
+# %% [markdown]
+# It finds more than chance, and is wrong often enough to be interesting. How a network comes to such an ear without
+# a teacher, and how to know that it has one, is this course. It begins with what the network is given to hear.
+#
+# ## A recording is a row of numbers
+#
+# We take a jig with a drum kit, because it has both things that a spectrogram must show: tones that last, and
+# strokes that don't.
+
+# %%
 jigs = corpus.clips.query("label == 'jig' and drums == 'kit'")
 clip = jigs.iloc[0]
 wave = audio.load_audio(corpus.root / clip["path"])[: 4 * 16_000]  # the first four seconds
@@ -269,8 +296,8 @@ for name, floor in (("floor 0.1", 0.1), ("floor 1e-5", 1e-5)):
 #
 # Training asks for thousands of random one-second pieces a minute. Decoding files for each would keep the processor
 # busy with the wrong thing, so we do this once: `store.build` writes the log-mel frames of all clips to disk, in
-# float16, and opens them by memory map, which reads only what is asked for. (`course.store()` calls it for the demo
-# corpus.)
+# float16, and opens them by memory map, which reads only what is asked for. (`course.store()`, above, called it for
+# the demo corpus.)
 
 # %%
 begun = time.perf_counter()
@@ -278,9 +305,7 @@ mels = course.store()
 hours = mels.mel.seconds(mels.clips["frames"].sum()) / 3600
 megabytes = sum(f.stat().st_size for f in mels.path.iterdir()) / 1e6
 print(f"{len(mels)} clips, {hours:.2f} hours, {megabytes:.0f} MB on disk: {megabytes / hours:.0f} MB an hour")
-print(
-    f"the same hour as 16-bit sound: {16_000 * 2 * 3600 / 1e6:.0f} MB; made or opened in {time.perf_counter() - begun:.1f} s"
-)
+print(f"the same hour as 16-bit sound: {16_000 * 2 * 3600 / 1e6:.0f} MB; opened in {time.perf_counter() - begun:.1f} s")
 display(pd.crosstab(mels.clips["label"], mels.clips["split"], margins=True)[["train", "valid", "test", "All"]])
 
 # %% [markdown]

@@ -87,13 +87,16 @@ for ax, (column, title) in zip(axes, columns.items()):
 # The axes have no unit and no direction: only who is beside whom has a meaning.
 #
 # ## 2 Is that learned?
-# A calibrated random encoder (notebook 5) has a map as well.
+# A calibrated random encoder (notebook 5) has a map as well. And so has the encoder that comes with the course,
+# `default`: the same architecture and settings, trained longer, on more of the same kind of music.
 
 # %%
-points_random = flatten(x_random).embedding_
-fig, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-plots.embedding_map(points_random, store.clips["label"], axes[0], "random encoder, calibrated", legend=None)
-plots.embedding_map(points, store.clips["label"], axes[1], "pre-trained encoder")
+default, _ = evaluation.frozen_features(store, "default", **kept)
+x_default = StandardScaler().fit_transform(default)
+fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=[1, 1, 1.35])
+plots.embedding_map(flatten(x_random).embedding_, store.clips["label"], axes[0], "random, calibrated", legend=None)
+plots.embedding_map(points, store.clips["label"], axes[1], "pre-trained, minutes", legend=None)
+plots.embedding_map(flatten(x_default).embedding_, store.clips["label"], axes[2], "default")
 plt.show()
 
 # %% [markdown]
@@ -202,7 +205,8 @@ def neighbours_as_predictions(space: np.ndarray, model: str, column: str, groups
     return found[clips["split"] == "test"]
 
 
-spaces = {"mel-stats": evaluation.frozen_features(store, "mel-stats")[0], "random": random, "pre-trained": features}
+mel = evaluation.frozen_features(store, "mel-stats")[0]
+spaces = {"mel-stats": mel, "random": random, "pre-trained": features, "default": default}
 found = {
     c: intervals.summary(pd.concat([neighbours_as_predictions(s, m, c, groups) for m, s in spaces.items()]))
     for c in columns
