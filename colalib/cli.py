@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 from colalib.errors import UserError
+from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig
+
+TYPES = {"int": int, "float": float, "str": str}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -76,7 +79,7 @@ def prepare(args) -> None:
 def pretrain(args) -> None:
     from colalib import training
 
-    config = configure(training.PretrainConfig, args, {"minutes": 10.0})
+    config = configure(PretrainConfig, args, {"minutes": 10.0})
     out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator)
     print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
@@ -86,7 +89,7 @@ def finetune(args) -> None:
 
     if bool(args.encoder) == args.scratch:
         raise UserError("give --encoder ENC or --scratch, one of the two")
-    config = configure(training.FinetuneConfig, args, {"epochs": 20})
+    config = configure(FinetuneConfig, args, {"epochs": 20})
     out = training.finetune(args.store, args.out, config, args.encoder, args.resume, args.accelerator)
     report(*evaluation.evaluate(args.store, [out]), out / "results.json")
 
@@ -106,12 +109,12 @@ def probe(args) -> None:
 
 
 def compare(args) -> None:
-    from colalib import evaluation, training
+    from colalib import evaluation
 
     out = Path(args.out)
     counts = tuple(args.labels_per_class or [None])
     length = {name: getattr(args, name) for name in ("minutes", "steps", "epochs") if getattr(args, name)}
-    supervised = training.FinetuneConfig(**length or {"epochs": 20})
+    supervised = FinetuneConfig(**length or {"epochs": 20})
     if args.frozen:
         supervised = None
     results = evaluation.compare(
@@ -130,10 +133,10 @@ def compare(args) -> None:
 
 
 def ablate(args) -> None:
-    from colalib import evaluation, training
+    from colalib import evaluation
 
     out = Path(args.out)
-    finetune = training.FinetuneConfig(label=args.label, arch=args.arch, epochs=args.epochs)
+    finetune = FinetuneConfig(label=args.label, arch=args.arch, epochs=args.epochs)
     results = evaluation.ablation(
         args.store, out.with_suffix(""), args.epochs, finetune, args.label, args.seeds, args.accelerator
     )
@@ -207,6 +210,13 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
         print(f"written to {out}")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults behind an option's text, where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def positive(text: str) -> float:
     value = float(text)
     if not value > 0:
@@ -228,9 +238,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, call, text):
-        made = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        made = commands.add_parser(name, help=text, description=text, formatter_class=Help)
         made.set_defaults(call=call)
         return made
 
@@ -240,13 +248,20 @@ def parser() -> argparse.ArgumentParser:
         length.add_argument("--steps", type=count, help="train so many steps (batches)")
         length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
 
-    def training_options(made):
+    def training_options(made, kind):
+        """An option for every setting of a config dataclass; None where it is not given."""
         made.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
         training_length(made)
-        made.add_argument("--arch", choices=["b0", "b0-small"], help="encoder (default b0-small)")
-        made.add_argument("--batch-size", type=count, help="pairs or segments a step (default 64)")
-        made.add_argument("--lr", type=positive, help="peak learning rate (default 2e-3, fine-tuning 1e-3)")
-        made.add_argument("--seed", type=int, help="of weights, pairs and dropout (default 0)")
+        for field in dataclasses.fields(kind):
+            if field.name in ("minutes", "steps", "epochs"):
+                continue
+            about, shown = field.metadata, {} if field.default is None else {"default": field.default}
+            shown |= {"paper": about["paper"]} if "paper" in about else {}
+            text = about["text"] + (f" ({', '.join(f'{k} {v}' for k, v in shown.items())})" if shown else "")
+            how = {"choices": about.get("choices"), "type": TYPES.get(field.type.removesuffix(" | None"))}
+            if field.type == "bool":
+                how = {"action": argparse.BooleanOptionalAction}
+            made.add_argument("--" + field.name.replace("_", "-"), default=None, help=text.replace("%", "%%"), **how)
         made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
         accelerator(made)
 
@@ -262,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
 
     def encoder(made, extra=""):
         made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}")
-        made.add_argument("--arch", choices=["b0", "b0-small"], default="b0-small", help="of the random encoder")
+        made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="of the random encoder")
         made.add_argument("--seed", type=int, default=0, help="of the random encoder")
 
     made = command("course", course, "build the demo corpus, run all notebooks in order, print the table of results")
@@ -290,8 +305,7 @@ def parser() -> argparse.ArgumentParser:
         "pretrain", pretrain, "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)"
     )
     made.add_argument("store", nargs="+")
-    made.add_argument("--objective", choices=["bilinear", "cosine", "triplet"], help="default bilinear")
-    training_options(made)
+    training_options(made, PretrainConfig)
 
     made = command(
         "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
@@ -299,10 +313,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("store")
     made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder, or default")
     made.add_argument("--scratch", action="store_true", help="start from random weights")
-    made.add_argument("--labels-per-class", type=count, metavar="K", help="use only K labelled clips a class")
-    made.add_argument("--label", metavar="COLUMN", help="column of the store's table to predict (default label)")
-    made.add_argument("--fold", help="test fold, for corpora with folds (default: the first)")
-    training_options(made)
+    training_options(made, FinetuneConfig)
 
     made = command("evaluate", evaluate, "saved classifiers on the test clips, side by side")
     made.add_argument("store")
@@ -340,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=positive, default=20, help="of every training: passes over the clips")
     made.add_argument("--seeds", type=count, default=3, help="trainings of each setting")
     made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
-    made.add_argument("--arch", choices=["b0", "b0-small"], default="b0-small", help="encoder")
+    made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="encoder")
     made.add_argument(
         "--out", default="ablation.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"
     )

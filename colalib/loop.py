@@ -26,6 +26,7 @@ from colalib.errors import UserError
 from colalib.files import atomic
 from colalib.runs import read_checkpoint
 from colalib.segments import Steps
+from colalib.settings import check_limits
 
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps
 
@@ -130,7 +131,9 @@ def total_steps(config, epoch: int) -> int | None:
 
 
 def check_settings(config, accelerator: str) -> None:
-    """Raises `UserError` where the length of the training is not given once, or this machine has no such `accelerator`."""
+    """Raises `UserError` where a setting is none of its choices or out of its limits, where the length of the training is not
+    given once, or this machine has no such `accelerator`."""
+    check_limits(config)
     total_steps(config, epoch=1)
     if accelerator != "auto" and not AcceleratorRegistry.get(accelerator).is_available():
         raise UserError(f"this machine has no {accelerator} device that torch can use: leave --accelerator at auto")

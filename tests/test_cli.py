@@ -1,10 +1,13 @@
 """The command line from end to end, and how it answers mistakes."""
 
+import dataclasses
 import json
 
 import pytest
 
-from colalib.cli import main
+from colalib import models, objectives, training
+from colalib.cli import main, parser
+from colalib.settings import FinetuneConfig, PretrainConfig
 
 
 def call(capsys, *words) -> tuple[int, str, str]:
@@ -90,3 +93,34 @@ def test_corpora_lists_what_is_on_disk(tmp_path, capsys):
     _, out, _ = call(capsys, "corpora", "--data", tmp_path)
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert lines["fma_small"].endswith("[on disk]") and lines["fma_large"].endswith("[not on disk]")
+
+
+@pytest.mark.parametrize("command, kind", [("pretrain", PretrainConfig), ("finetune", FinetuneConfig)])
+def test_every_setting_is_an_option(command, kind):
+    (commands,) = [a for a in parser()._actions if isinstance(a.choices, dict)]
+    options = {a.dest: a for a in commands.choices[command]._actions}
+    for field in dataclasses.fields(kind):
+        assert options[field.name].default is None  # so that a resumed run keeps its own
+        assert options[field.name].help
+
+
+def test_choices_are_what_there_is():
+    fields = [f for kind in (PretrainConfig, FinetuneConfig) for f in dataclasses.fields(kind)]
+    choices = {f.name: f.metadata.get("choices") for f in fields}
+    assert set(choices["objective"]) == set(objectives.OBJECTIVES)
+    assert set(choices["optimiser"]) == set(training.OPTIMISERS)
+    assert set(choices["arch"]) == set(models.ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (["--dropout", "2"], "dropout must be from 0 to 0.9, not 2"),
+        (["--batch-size", "1"], "batch size must be at least 2, not 1"),
+        (["--mask-bands", "-3"], "mask bands must be from 0 to 64, not -3"),
+    ],
+)
+def test_a_setting_out_of_its_limits_is_refused(mel_store, tmp_path, capsys, options, text):
+    code, _, error = call(capsys, "pretrain", mel_store.path, "--out", tmp_path / "run", *options)
+    assert code == 2 and error.strip() == f"colalib: {text}"
+    assert not (tmp_path / "run").exists()
