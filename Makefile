@@ -23,7 +23,7 @@ test: .venv/ready-test
 # for maintainers: sources → notebooks, executed, with their figures
 notebooks: .venv/ready
 	for f in notebooks/source/*.py; do $(BIN)/jupytext --to ipynb --update -o notebooks/$$(basename $$f .py).ipynb $$f || exit 1; done
-	$(BIN)/python -m colalib course --publish
+	$(BIN)/python -c "import sys; from colalib import course; sys.exit(course.run(publish=True))"
 
 .venv/made:
 	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else 'Python %d.%d is not supported: use 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12' % sys.version_info[:2])"

@@ -70,7 +70,7 @@ kinds, same = len(set(labels)), np.mean(labels[near[unheard]] == labels[unheard]
 print(f"{100 * same:.0f}% of {len(unheard)} unheard clips find one of their own kind; by chance {100 / kinds:.1f}%")
 
 # %% [markdown]
-# It finds more than chance, and is wrong often enough to be interesting. How a network comes to such an ear without
+# Far more than chance, and wrong often enough to be interesting. How a network comes to such an ear without
 # a teacher, and how to know that it has one, is this course. It begins with what the network is given to hear.
 #
 # ## A recording is a row of numbers
