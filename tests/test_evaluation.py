@@ -7,6 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from colalib import audio, corpora, evaluation, intervals, objectives, runs, store, training
 from colalib.corpora.table import Split
@@ -74,6 +78,21 @@ def test_probe_and_knn_find_what_is_there_and_not_what_is_not():
     for method in (evaluation.linear_probe, evaluation.knn):
         assert (method(x, y, split) == y[split.test]).mean() > 0.85
         assert (method(rng.normal(size=(240, 2)), y, split) == y[split.test]).mean() < 0.5
+
+
+@pytest.mark.parametrize("classes", ["ab", "abcd"])
+def test_tempered_loss_is_the_same_for_a_model_that_is_only_too_sure(classes):
+    rng = np.random.default_rng(0)
+    y = np.array(list(classes) * 50, dtype=object)
+    x = np.array([[classes.index(v), classes.index(v) % 2] for v in y]) + rng.normal(size=(len(y), 2))
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, y)
+    known = log_loss(y, model.predict_proba(x))
+    found = evaluation.tempered_loss(model, x, y)
+    assert 0.98 * known < found <= known + 1e-6  # fitted on these very clips it is neither too sure nor too unsure
+    model[-1].coef_ *= 10
+    model[-1].intercept_ *= 10
+    assert log_loss(y, model.predict_proba(x)) > 1.5 * known
+    assert np.isclose(evaluation.tempered_loss(model, x, y), found, rtol=0.01)
 
 
 def make_predictions(n=200, groups=40, seeds=(0, 1, 2), accuracy=(("weak", 0.4), ("strong", 0.6))):

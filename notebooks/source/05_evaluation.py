@@ -43,10 +43,10 @@ from IPython.display import display
 from scipy.stats import binom, binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from torch.nn.functional import cross_entropy
 
 from colalib import audio, corpora, course, evaluation, intervals, plots, runs, segments
 from colalib import store as stores
@@ -83,8 +83,10 @@ print(f"{len(x)} segments, {len(blocks)} blocks → embedding {by_hand.shape}; a
 
 # %% [markdown]
 # The probe: standardise every column, fit a logistic regression on `train`, choose its strength of regularisation on
-# `valid` (by cross-entropy, which counts how sure each answer was; between accuracies a clip or two would decide), refit
-# on both, predict `test`. No number of the test side takes part in any choice.
+# `valid`, refit on both, predict `test`. No number of the test side takes part in any choice. Between accuracies on `valid`
+# a clip or two would decide; cross-entropy counts how sure each answer was, but a weakly regularised model is punished for
+# being too sure, which does not change one answer. So each model's outputs are first divided by the **temperature** that
+# suits them best ([Guo et al. 2017](https://arxiv.org/abs/1706.04599)).
 
 # %%
 warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations bring it close enough
@@ -100,7 +102,11 @@ def fit(rows, strength):
 
 fitted = {c: fit(division.train, c) for c in evaluation.STRENGTHS}
 valid = features[division.valid], labels[division.valid]
-losses = {c: log_loss(valid[1], m.predict_proba(valid[0])) for c, m in fitted.items()}
+losses = {}
+for c, model in fitted.items():
+    outputs = torch.from_numpy(model.decision_function(valid[0]))  # [clips of valid, classes]
+    true = torch.from_numpy(np.searchsorted(model.classes_, valid[1]))
+    losses[c] = min(cross_entropy(outputs / t, true).item() for t in evaluation.TEMPERATURES)
 best = min(losses, key=losses.get)
 by_hand = fit(np.concatenate([division.train, division.valid]), best).predict(features[division.test])
 theirs = evaluation.linear_probe(features, labels, division)
