@@ -76,8 +76,27 @@ def store() -> stores.MelStore:
     return stores.build(clips, clips.root.with_name(f"{clips.root.name}.store"))
 
 
+def choices_file() -> Path:
+    """Where the notebooks' widgets keep what a learner chose."""
+    return runs() / "choices.json"
+
+
+def choices() -> dict:
+    """What a learner chose; nothing if the file is not there or damaged."""
+    try:
+        found = json.loads(choices_file().read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
 def encoder() -> Path:
-    """The run folder of the course's encoder: loaded if notebook 3 has left it, else trained now; says which."""
+    """The run folder of the course's encoder: the one picked in the training panel; else loaded if notebook 3 has left it,
+    else trained now; says which."""
+    picked = Path(choices().get("encoder") or ".")
+    if (picked / "encoder.safetensors").exists():
+        print(f"using the encoder {picked}, as picked in notebook 3's training panel")
+        return picked
     out = runs() / "pretrained"
     minutes = profile().pretrain_minutes
     there = (out / "encoder.safetensors").exists()
@@ -184,8 +203,8 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
 
 
 def stripped(content):
-    """A copy of an executed notebook to keep under version control: figures stay, audio and widgets become a line of text,
-    progress bars, timings and widget state go."""
+    """A copy of an executed notebook to keep under version control: figures stay, and of widgets the picture that stands in
+    for them; audio becomes a line of text; progress bars, timings and widget state go."""
     import nbformat
 
     content = nbformat.from_dict(json.loads(json.dumps(content)))
@@ -198,7 +217,8 @@ def stripped(content):
             if "data:audio" in "".join(data.get("text/html", "")):
                 data.clear()
                 data["text/plain"] = "[audio: run this cell to listen]"
-            if "application/vnd.jupyter.widget-view+json" in data or output.get("name") == "stderr":
+            widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+            if output.get("name") == "stderr" or (widget and "image/png" not in data):
                 continue
             if "image/png" in data:
                 data["image/png"] = small_png(data["image/png"])

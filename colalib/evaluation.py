@@ -40,7 +40,9 @@ HOP = FRAMES // 2  # overlapping segments for embeddings
 # what `embed` computes: part of the key of kept features, so that these go when it changes
 READOUT = "mean over segments of every block in four ranges of bands"
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
-TEMPERATURES = np.geomspace(0.05, 20, 41)  # that a logistic regression's outputs are divided by before they are compared
+TEMPERATURES = np.geomspace(
+    0.05, 20, 41
+)  # that a logistic regression's outputs are divided by before they are compared
 ABLATION = {  # what differs from the defaults of PretrainConfig
     "bilinear": {},
     "cosine": {"objective": "cosine"},

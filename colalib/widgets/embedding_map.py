@@ -1,0 +1,206 @@
+"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or two spaces at once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import anywidget
+import ipywidgets as w
+import numpy as np
+import soundfile
+import torch
+import traitlets
+from joblib import Parallel, delayed
+from matplotlib.figure import Figure
+from sklearn.preprocessing import StandardScaler
+
+from colalib import audio, course, evaluation, plots, segments
+from colalib.corpora import Corpus
+from colalib.files import atomic, fingerprint
+from colalib.models import Encoder
+from colalib.store import MelStore
+from colalib.widgets import parts
+
+HERE = Path(__file__).parent
+IN_PAGE = 500  # clips whose previews are kept in the page; of more, the files are linked
+PREVIEW = 6.0  # seconds of a preview in the page; 20 kB each
+PLAYABLE = {".mp3", ".wav", ".flac", ".ogg"}  # what browsers play
+
+
+class Space(NamedTuple):
+    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP; and the encoder that they come
+    from, if other recordings are to be placed on the map."""
+
+    features: np.ndarray
+    reducer: object  # umap.UMAP: `embedding_` [n, 2], `transform`
+    encoder: Encoder | None = None
+
+
+class Map(anywidget.AnyWidget):
+    """The points and what belongs to them, as the page sees them. Numbers of clips count from 0."""
+
+    _esm = HERE / "embedding_map.js"
+    _css = HERE / "embedding_map.css"
+    size = traitlets.Int().tag(sync=True)
+    names = traitlets.List().tag(sync=True)  # of the spaces
+    titles = traitlets.List().tag(sync=True)  # of the clips
+    columns = traitlets.Dict().tag(sync=True)  # column → {"names": values, "colours": one each, "codes": one a clip}
+    column = traitlets.Unicode().tag(sync=True)
+    points = traitlets.Bytes().tag(sync=True)  # float32 [spaces, n, 2]
+    near = traitlets.List().tag(sync=True)  # a space: neighbours [n · k]
+    k = traitlets.Int().tag(sync=True)
+    links = traitlets.List().tag(sync=True)  # of files on the Jupyter server, or empty
+    previews = traitlets.Bytes().tag(sync=True)  # MP3 files, one after the other
+    offsets = traitlets.List().tag(sync=True)  # where they begin, and the end
+    selected = traitlets.Int(-1).tag(sync=True)
+    picked = traitlets.List().tag(sync=True)
+    added = traitlets.List().tag(
+        sync=True
+    )  # {"name", "sound", "points": [[x, y] a space], "near": [[numbers] a space]}
+    latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
+
+
+def compressed(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
+    """The beginning of samples at 16 kHz as MP3."""
+    file = io.BytesIO()
+    part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
+    soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
+    return file.getvalue()
+
+
+def preview(path: Path) -> bytes:
+    """The beginning of a recording as MP3; nothing if it can't be read."""
+    try:
+        return compressed(audio.load_audio(path))
+    except audio.Unusable:
+        return b""
+
+
+def server_root() -> Path:
+    """The folder whose files the Jupyter server gives out: of the running one that holds the current folder, else the
+    course's own."""
+    try:
+        from jupyter_server.serverapp import list_running_servers
+
+        roots = [Path(s["root_dir"]).resolve() for s in list_running_servers()]
+    except Exception:  # no server, or one of another kind
+        roots = []
+    holding = [r for r in roots if Path.cwd().resolve().is_relative_to(r)]
+    return max(holding, key=lambda r: len(r.parts), default=course.home().resolve())
+
+
+def link(path: Path, root: Path, kept: Path) -> str:
+    """Address of a recording on the Jupyter server, under its base: of the file itself if the server gives it out and a
+    browser plays it, else of a preview that is made in `kept`."""
+    path = path.absolute()
+    if path.suffix.lower() not in PLAYABLE or not path.is_relative_to(root):
+        copy = kept / f"{fingerprint([str(path)])}.mp3"
+        if not copy.exists():
+            with atomic(copy) as file:
+                file.write(preview(path))
+        path = copy.absolute()
+    return "files/" + quote(Path(os.path.relpath(path, root)).as_posix())
+
+
+def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in the space itself."""
+    if space.encoder is None:
+        raise ValueError("this space has no encoder to embed a recording with")
+    x = torch.from_numpy(segments.cut(audio.log_mel(wave, store.mel), evaluation.HOP, silence=store.mel.silence))
+    with torch.no_grad():
+        embedding = space.encoder.eval().readout(x).mean(dim=0).numpy()[None]
+    scaler = StandardScaler().fit(space.features)
+    new, all_ = scaler.transform(embedding), scaler.transform(space.features)
+    similarity = all_ @ new[0] / (np.linalg.norm(all_, axis=1) * np.linalg.norm(new) + 1e-9)
+    return space.reducer.transform(new)[0], np.argsort(-similarity)[:k]
+
+
+def embedding_map(
+    corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None = None, k: int = 5
+) -> parts.Panel:
+    """Maps of a corpus' clips side by side: hover to read, press (or arrow keys and Enter) to hear, drag around some to list
+    and play them in turn. Lines lead to a clip's k nearest in the space itself, its own group left out.
+
+    `spaces`: name → `Space`, one or two; `columns`: those of the store's table to colour by. A recording of one's own
+    can be added where a space has an encoder. Sounds are in the page (up to 500 clips) or files on the Jupyter server, so
+    that they play without a kernel.
+    """
+    clips, n = store.clips, len(store)
+    columns = columns or [c for c in ("label", "split") if c in clips]
+    paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
+    files = [corpus.root / paths[clip] for clip in clips["clip_id"]]
+    sounds = {}
+    if n <= IN_PAGE:
+        previews = Parallel(n_jobs=2)(delayed(preview)(f) for f in files)
+        ends = np.cumsum([0, *map(len, previews)])
+        sounds = {"previews": b"".join(previews), "offsets": [int(v) for v in ends]}
+    else:
+        root, kept = server_root(), course.runs() / "previews"
+        sounds = {"links": [link(f, root, kept) for f in files]}
+    page = Map(
+        size=n,
+        names=list(spaces),
+        titles=clips.get("title", clips["clip_id"]).tolist(),
+        columns={c: coded(clips[c].to_numpy(dtype=object)) for c in columns},
+        column=columns[0],
+        points=np.stack([s.reducer.embedding_ for s in spaces.values()]).astype(np.float32).tobytes(),
+        near=[evaluation.neighbours(s.features, clips["group"].values, k).ravel().tolist() for s in spaces.values()],
+        k=k,
+        **sounds,
+    )
+    upload = w.FileUpload(accept="audio/*,.flac,.wav,.mp3,.ogg", description="a file of yours", multiple=True)
+    path = w.Text(placeholder="or a path, then Enter", continuous_update=False, layout=w.Layout(width="24em"))
+    said = w.HTML()
+
+    def add(name: str, wave: np.ndarray) -> None:
+        said.value = f"{parts.text(name)}: embedding …"
+        found = [place(s, wave, store, k) for s in spaces.values()]
+        sound = "data:audio/mpeg;base64," + base64.b64encode(compressed(wave)).decode()
+        point = {"name": name, "sound": sound, "points": [xy.tolist() for xy, _ in found]}
+        page.added = [*page.added, point | {"near": [near.tolist() for _, near in found]}]
+        said.value = f"{parts.text(name)}: the star on the map; its nearest are listed"
+
+    def uploaded(change) -> None:
+        for name, content in parts.uploaded(change["new"]):
+            try:
+                add(name, parts.decode(name, content))
+            except audio.Unusable as error:
+                said.value = f"{parts.text(name)}: {parts.text(str(error))}"
+
+    def typed(change) -> None:
+        if change["new"].strip():
+            file = Path(change["new"].strip()).expanduser()
+            try:
+                add(file.name, audio.load_audio(file))
+            except audio.Unusable as error:
+                said.value = f"{parts.text(file.name)}: {parts.text(str(error))}"
+
+    upload.observe(uploaded, "value")
+    path.observe(typed, "value")
+    parts.remember("embedding_map", {"column": page}, "column")
+    children = [page]
+    if all(s.encoder is not None for s in spaces.values()):
+        children.append(w.HBox([upload, path, said], layout=w.Layout(flex_flow="row wrap", align_items="center")))
+    return parts.Panel(children, lambda: _still(store, spaces, page.column))
+
+
+def coded(values: np.ndarray) -> dict:
+    """A column as numbers: its values with a colour each (those of `plots.embedding_map`), and a number a clip."""
+    names, codes = np.unique(values.astype(str), return_inverse=True)
+    colour = {"": "#CCCCCC"} | plots.colours(set(names) - {""})
+    return {"names": names.tolist(), "colours": [colour[name] for name in names], "codes": codes.tolist()}
+
+
+def _still(store: MelStore, spaces: dict[str, Space], column: str) -> Figure:
+    """The same maps as a figure, for print and where widgets cannot run."""
+    figure = Figure(figsize=(1.5 + 5 * len(spaces), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(spaces), squeeze=False)[0]
+    for ax, (name, space) in zip(axes, spaces.items()):
+        legend = "right" if ax is axes[-1] else None
+        plots.embedding_map(space.reducer.embedding_, store.clips[column], ax, name, legend)
+    return figure

@@ -1,0 +1,204 @@
+"""The pair player (notebook 2): anchor, positive and distractors to hear and see, and the contrastive task as a quiz."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import ipywidgets as w
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch.nn import functional as F
+
+from colalib import audio, course, plots, segments
+from colalib.corpora import Corpus
+from colalib.files import write_json
+from colalib.models import Encoder
+from colalib.segments import FRAMES
+from colalib.store import MelStore
+from colalib.widgets import parts
+
+AUGMENTATIONS = {
+    "random_filter": segments.random_filter,
+    "random_band_mask": segments.random_band_mask,
+    "random_mask": segments.random_mask,
+    "random_multiply": segments.random_multiply,
+}
+
+
+@dataclass
+class Question:
+    """An anchor and candidates, each (clip number, first frame); `answer` is the place of the positive among the candidates."""
+
+    anchor: tuple[int, int]
+    candidates: list[tuple[int, int]]
+    answer: int
+
+
+def draw(store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: np.ndarray | None = None) -> Question:
+    """A question as pre-training asks it: two crops of one clip drawn independently, and one crop each of other clips, of
+    other groups. `rows`: the clips to draw from."""
+    rows = np.arange(len(store)) if rows is None else np.asarray(rows)
+
+    def crop(i: int) -> tuple[int, int]:
+        return int(i), int(rng.integers(max(len(store.frames(int(i))) - FRAMES, 0) + 1))
+
+    chosen, groups = rng.choice(rows), store.clips["group"].values
+    others = rows[groups[rows] != groups[chosen]]
+    places = [crop(chosen), *(crop(i) for i in rng.choice(others, candidates - 1, replace=False))]
+    order = rng.permutation(candidates)
+    return Question(crop(chosen), [places[k] for k in order], int(np.flatnonzero(order == 0)[0]))
+
+
+def segment(store: MelStore, place: tuple[int, int]) -> np.ndarray:
+    """The log-mel segment [FRAMES, n_mels] at a place; a short clip is centred among silence, as in a whole-clip embedding."""
+    clip, start = place
+    return segments.cut(store.frames(clip)[start : start + FRAMES], FRAMES, FRAMES, store.mel.silence)[0]
+
+
+@torch.no_grad()
+def choice(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarray]) -> int:
+    """The candidate whose h is most similar to the anchor's (cosine), of segments [FRAMES, n_mels]."""
+    h = encoder.eval()(torch.from_numpy(np.stack([anchor, *candidates])))
+    return int(F.cosine_similarity(h[:1], h[1:]).argmax())
+
+
+def pair_player(
+    corpus: Corpus, store: MelStore, encoders: dict[str, Encoder] | None = None, candidates: int = 4, seed: int = 0
+) -> parts.Panel:
+    """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
+    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` beside one's own."""
+    state = {"rng": np.random.default_rng(seed), "question": None, "answered": True}
+    score = course.choices().get("quiz", {"asked": 0, "right": {}})
+    rows = np.flatnonzero(store.clips["split"].values == "test")  # unheard by encoders of the course
+    if len(set(store.clips["group"].values[rows])) <= candidates:
+        rows = np.arange(len(store))
+
+    mode = w.ToggleButtons(options=["listen", "quiz"], description="", style={"button_width": "6em"})
+    another = w.Button(description="draw another", icon="random", button_style="primary")
+    switches = {
+        name: w.Checkbox(False, description=name, indent=False, layout=w.Layout(width="auto")) for name in AUGMENTATIONS
+    }
+    cards = [w.HTML() for _ in range(candidates + 1)]
+    buttons = [w.Button(description="this one", layout=w.Layout(width="8em")) for _ in range(candidates)]
+    verdict = w.HTML()
+
+    @lru_cache(maxsize=16)
+    def wave(clip: int) -> np.ndarray:
+        return audio.load_audio(corpus.root / store.clips["path"].iloc[clip])
+
+    def altered(x: np.ndarray, k: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, score["asked"], k])
+        for name, switch in switches.items():
+            if switch.value:
+                x = AUGMENTATIONS[name](x, rng)
+        return x
+
+    def card(k: int, place: tuple[int, int], role: str, hidden: bool) -> str:
+        clip, start = place
+        plain = segment(store, place)
+        x = altered(plain, k)
+        if any(s.value for s in switches.values()):
+            heard = audio.resynthesise(x - x.mean() + plain.mean(), store.mel)
+        else:
+            rate, hop = store.mel.sample_rate, store.mel.hop
+            heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(FRAMES))]
+        name = "anchor" if k == 0 else f"candidate {k}" if hidden else role
+        figure = _figure(store, place, x, role, hidden and k > 0)
+        title = store.clips.get("title", store.clips["clip_id"]).iloc[clip]
+        where = f"{store.mel.seconds(start):.2f} s into {title}" if not hidden else ""
+        colour = "#555555" if hidden and k else plots.ROLES[role]
+        return (
+            f'<div style="border-top:5px solid {colour};padding:4px 6px">'
+            f"{parts.sound(heard, name, store.mel.sample_rate)}"
+            f"{parts.picture(figure, f'log-mel spectrogram of the {name}')}<div>{where}</div></div>"
+        )
+
+    def show(*_) -> None:
+        q = state["question"]
+        hidden = mode.value == "quiz" and not state["answered"]
+        for k, place in enumerate([q.anchor, *q.candidates]):
+            role = "anchor" if k == 0 else "positive" if k - 1 == q.answer else "distractor"
+            cards[k].value = card(k, place, role, hidden)
+        for button in buttons:
+            button.layout.visibility = "visible" if mode.value == "quiz" else "hidden"
+            button.disabled = not hidden
+        verdict.value = (
+            ""
+            if mode.value == "listen"
+            else _standing(score, encoders)
+            if not hidden
+            else ("Which candidate comes from the anchor's clip?")
+        )
+
+    def fresh(*_) -> None:
+        state["question"], state["answered"] = draw(store, state["rng"], candidates, rows), False
+        show()
+
+    def answered(button: w.Button) -> None:
+        q, given = state["question"], buttons.index(button)
+        state["answered"] = True
+        score["asked"] += 1
+        score["right"]["you"] = score["right"].get("you", 0) + (given == q.answer)
+        anchor, others = segment(store, q.anchor), [segment(store, c) for c in q.candidates]
+        said = {name: choice(e, anchor, others) for name, e in (encoders or {}).items()}
+        for name, k in said.items():
+            score["right"][name] = score["right"].get(name, 0) + (k == q.answer)
+        write_json(course.choices_file(), course.choices() | {"quiz": score})
+        show()
+        told = "; ".join(f"{name} chose {k + 1}" for name, k in said.items())
+        right = "Right" if given == q.answer else f"No, it was candidate {q.answer + 1}"
+        verdict.value = f"<b>{right}.</b> {told}<br>{_standing(score, encoders)}"
+
+    mode.observe(show, "value")
+    another.on_click(fresh)
+    for switch in switches.values():
+        switch.observe(show, "value")
+    for button in buttons:
+        button.on_click(answered)
+    parts.remember("pair_player", {"mode": mode, **switches})
+    fresh()
+    flow = w.Layout(flex_flow="row wrap", align_items="center")
+    columns = [w.VBox([cards[0]], layout=w.Layout(width="15em"))]
+    columns += [w.VBox(pair, layout=w.Layout(width="15em", align_items="center")) for pair in zip(cards[1:], buttons)]
+    return parts.Panel(
+        [
+            w.HBox([mode, another, *switches.values()], layout=flow),
+            w.HBox(columns, layout=w.Layout(flex_flow="row wrap")),
+            verdict,
+        ],
+        lambda: _overview(store, state["question"]),
+    )
+
+
+def _standing(score: dict, encoders: dict | None) -> str:
+    """The score in words."""
+    n = score["asked"]
+    return "right so far: " + ", ".join(
+        f"{name} {score['right'].get(name, 0)} of {n}" for name in ("you", *(encoders or {}))
+    )
+
+
+def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, role: str, hidden: bool) -> Figure:
+    """The segment [FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
+    figure = Figure(figsize=(3, 2 if hidden else 3), layout="constrained")
+    if hidden:
+        plots.spectrogram(x, store.mel, figure.subplots())
+        return figure
+    clip, start = place
+    top, bottom = figure.subplots(2, 1)
+    plots.spectrogram(x, store.mel, top)
+    plots.spectrogram(store.frames(clip), store.mel, bottom)
+    height = store.mel.n_mels - 1
+    box = Rectangle((store.mel.seconds(start), 0.5), store.mel.seconds(FRAMES), height, fill=False, ec="white", lw=3)
+    bottom.add_patch(box)
+    return figure
+
+
+def _overview(store: MelStore, question: Question) -> Figure:
+    """All segments of a question side by side, for where widgets cannot run."""
+    roles = ["positive" if k == question.answer else "distractor" for k in range(len(question.candidates))]
+    places = [question.anchor, *question.candidates]
+    return plots.panels([(r, segment(store, p)) for r, p in zip(["anchor", *roles], places)])

@@ -1,0 +1,111 @@
+"""What the widgets are made of: sounds and pictures as HTML, choices that outlive the kernel, panels with a still picture.
+
+Takes arrays and figures; the widgets beside it put these together.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from html import escape as text
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import soundfile
+from matplotlib.figure import Figure
+
+from colalib import audio, course
+from colalib.files import write_json
+
+
+def level(wave: np.ndarray) -> str:
+    """Peak and root mean square of samples in ±1, in dB under full scale."""
+    peak, rms = np.abs(wave).max(initial=0), np.sqrt(np.mean(wave**2)) if len(wave) else 0
+    return ", ".join(f"{n} {20 * np.log10(max(v, 1e-6)):.0f} dBFS" for n, v in (("peak", peak), ("rms", rms)))
+
+
+def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
+    """A player as HTML: label, length and level above it. Plays nothing by itself and leaves the loudness as it is."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(wave, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
+    name = text(label)
+    return (
+        f'<div style="line-height:1.5"><b>{name}</b> {len(wave) / sample_rate:.1f} s, {level(wave)}</div>'
+        f'<audio controls preload="auto" aria-label="{name}" style="width:100%;max-width:28em;height:36px" '
+        f'src="data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"></audio>'
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+    return file.getvalue()
+
+
+def picture(figure: Figure, alt: str) -> str:
+    """A figure as HTML, as wide as there is room; `alt` says in words what it shows."""
+    data = base64.b64encode(png(figure)).decode()
+    return f'<img style="max-width:100%" alt="{text(alt)}" src="data:image/png;base64,{data}">'
+
+
+class Panel(ipywidgets.VBox):
+    """A widget with a stand-in: where widgets cannot run (GitHub, exported HTML) the picture that `still()` draws is shown."""
+
+    def __init__(self, children, still: Callable[[], Figure]):
+        super().__init__(children)
+        self.still = still
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        data["image/png"] = base64.b64encode(png(self.still())).decode()
+        return bundle
+
+
+def remember(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "value") -> None:
+    """Give controls the values they had last time, and write down every change from now on, in `choices.json` beside the
+    course's runs. A value that a control no longer takes is passed over."""
+    kept = course.choices().get(widget, {})
+    for name, control in controls.items():
+        if name in kept:
+            with suppress(
+                Exception
+            ):  # traitlets raises kinds of its own; the choice is from another version of the widget
+                setattr(control, trait, tuple(kept[name]) if isinstance(kept[name], list) else kept[name])
+
+        def changed(change, name=name):
+            every = course.choices()
+            every.setdefault(widget, {})[name] = change["new"]
+            write_json(course.choices_file(), every)
+
+        control.observe(changed, trait)
+
+
+def rows(frame: pd.DataFrame) -> str:
+    """A table of text as HTML."""
+    return frame.to_html(index=False, border=0, justify="left")
+
+
+def uploaded(value) -> list[tuple[str, bytes]]:
+    """Names and contents of what was handed to a FileUpload."""
+    return [(Path(file["name"]).name, bytes(file["content"])) for file in value]
+
+
+def decode(name: str, content: bytes) -> np.ndarray:
+    """An uploaded audio file as samples at 16 kHz; raises `audio.Unusable` with the reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"upload{Path(name).suffix}"
+        file.write_bytes(content)
+        return audio.load_audio(file)
+
+
+def listing(rows: dict[str, str]) -> str:
+    """Names and values as a small HTML table."""
+    cells = "".join(f"<tr><th style='text-align:left'>{text(k)}</th><td>{text(v)}</td></tr>" for k, v in rows.items())
+    return f"<table style='font-size:0.92em'>{cells}</table>"
