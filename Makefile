@@ -7,7 +7,7 @@ else
 BIN := .venv/bin
 endif
 
-.PHONY: course lab test notebooks clean
+.PHONY: course lab test notebooks screenshots clean
 
 course: .venv/ready
 	$(BIN)/python -m colalib course
@@ -24,6 +24,10 @@ test: .venv/ready-test
 notebooks: .venv/ready
 	for f in notebooks/source/*.py; do $(BIN)/jupytext --to ipynb --update -o notebooks/$$(basename $$f .py).ipynb $$f || exit 1; done
 	$(BIN)/python -c "import sys; from colalib import course; sys.exit(course.run(publish=True))"
+
+# the README's pictures of the widgets, by the browser tests
+screenshots: .venv/ready-test
+	COLA_SCREENSHOTS=notebooks/pictures $(BIN)/python -m pytest tests/browser
 
 .venv/made:
 	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else 'Python %d.%d is not supported: use 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12' % sys.version_info[:2])"

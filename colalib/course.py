@@ -109,6 +109,12 @@ def supervised() -> training.FinetuneConfig:
     return training.FinetuneConfig(minutes=profile().finetune_minutes)
 
 
+def supervised_folder(encoder: Path) -> Path:
+    """Where the supervised runs and features that belong to an encoder are kept."""
+    name = "supervised" if encoder == runs() / "pretrained" else f"supervised-{encoder.name}"
+    return runs() / name
+
+
 def attempt(check: Callable, answer: Callable) -> None:
     """Run an exercise's check on a learner's function and print what came of it: passed, not solved yet, or the property
     that broke. Never raises, so that the lesson goes on."""

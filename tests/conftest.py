@@ -1,5 +1,8 @@
 """Small audio corpora made on the spot, shared by all tests."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +52,13 @@ def folder(tmp_path_factory) -> Path:
 def mel_store(folder, tmp_path_factory) -> store.MelStore:
     """The tones as a store."""
     return store.build(corpora.load(folder), tmp_path_factory.mktemp("stores") / "tones", jobs=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """The whole course at the size for tests, in folders of its own."""
+    root = tmp_path_factory.mktemp("course")
+    places = {"COLA_PROFILE": "test", "COLA_RUNS": str(root / "runs"), "COLA_DATA": str(root / "data")}
+    command = [sys.executable, "-m", "colalib", "course"]
+    ended = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, cwd=root)
+    return ended, root / "runs" / "test"

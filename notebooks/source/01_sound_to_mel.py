@@ -36,7 +36,7 @@ import pandas as pd
 import soundfile
 from IPython.display import display
 
-from colalib import audio, corpora, course, evaluation, plots, store
+from colalib import audio, corpora, course, evaluation, plots, store, widgets
 from colalib.audio import MelConfig
 
 plots.style()
@@ -290,6 +290,17 @@ for name, floor in (("floor 0.1", 0.1), ("floor 1e-5", 1e-5)):
     c = replace(config, floor=floor)
     print(f"{name}:")
     display(plots.player(audio.resynthesise(audio.log_mel(wave, c), c)))
+
+# %% [markdown]
+# ## Turn it yourself
+#
+# The same parameters as sliders. The re-synthesis has nothing but the picture to go by, and its phases are guessed:
+# what you don't hear in it, no network will learn from it. How few bands can a jig lose before it is no jig? And
+# what does a long hop do to a drum?
+
+# %% tags=["widget"]
+kinds = corpus.clips.drop_duplicates("label").sort_values("label")
+widgets.mel_laboratory({kind: corpus.root / path for kind, path in zip(kinds["label"], kinds["path"])})
 
 # %% [markdown]
 # ## A whole corpus, ready to train on

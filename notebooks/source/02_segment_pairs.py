@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from colalib import audio, course, objectives, plots, segments, training
+from colalib import audio, course, evaluation, objectives, plots, runs, segments, training, widgets
 from colalib.segments import FRAMES
 
 plots.style()
@@ -390,6 +390,18 @@ print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on avera
 # We leave them in. Whoever has no labels doesn't know which they are, and among many distractors a few wrong ones do
 # little harm.
 #
+# ## 5 Your turn
+# This is the task, for ears: listen to the anchor and to four candidates, or ask for the quiz. In the quiz two
+# encoders answer the same questions, with the similarity of their h: one with random weights, and the one that comes
+# with the course. It was trained for 75 minutes on other tunes than these. Switch augmentations on, and the players
+# sound like what a network hears: a re-synthesis from the altered frames.
+
+# %% tags=["widget"]
+random = runs.load_encoder("random").encoder
+evaluation.calibrate(random, training.pretraining_clips([store]))
+widgets.pair_player(corpus, store, {"random": random, "pre-trained": runs.load_encoder("default").encoder})
+
+# %% [markdown]
 # ## Recap
 # - Anchor and positive are two crops of one recording, a distractor is a crop of another: the recording is the
 #   label.

@@ -36,7 +36,7 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, objectives, plots, runs, segments, training
+from colalib import audio, course, evaluation, objectives, plots, runs, segments, training, widgets
 from colalib.models import Encoder
 from colalib.segments import FRAMES, Clips
 
@@ -437,6 +437,16 @@ axes[0].legend()
 axes[1].axhline(100 / b, ls="--", color=plots.MODELS["chance"])
 axes[1].set(ylabel="positive found (%)", title=f"test clips, B = {b}", ylim=(0, None), xlim=(-0.5, 2.5))
 _ = axes[1].set_xticks(range(3), plots.colours(taste))
+
+# %% [markdown]
+# ## 10 Your own training
+# Every setting of `PretrainConfig` is an option of `python -m colalib pretrain`; the panel shows some of them, with
+# the paper's value where it has one. A training is a process of its own: it goes on while you read, and Stop loses
+# nothing that Resume can't pick up. Does a triplet learn in a minute? What do 16 pairs a batch cost, and what do 256?
+# An encoder that you pick here is the one that notebooks 4 to 6 use.
+
+# %% tags=["widget"]
+widgets.training_panel([store.path], course.runs())
 
 # %% [markdown]
 # ## Recap

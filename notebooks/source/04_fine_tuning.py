@@ -42,9 +42,10 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, intervals, plots, runs, segments, training
+from colalib import audio, course, evaluation, intervals, plots, runs, segments, training, widgets
 from colalib.corpora.table import splits
 from colalib.segments import FRAMES, Clips
+from colalib.settings import FinetuneConfig
 
 plots.style()
 profile = course.profile()
@@ -189,7 +190,7 @@ print({name: f"{norm:.2g}" for name, norm in moved.items()})
 # `runs/supervised`, and finds them there again, in notebook 5 too. In a shell: `python -m colalib finetune`.
 
 # %%
-folder, config = course.runs() / "supervised", course.supervised()
+folder, config = course.supervised_folder(encoder), course.supervised()
 ready = (folder / "fine-tuned-label-all-split-0" / "encoder.safetensors").exists()
 print("both runs are there: loading" if ready else f"training two classifiers, {60 * config.minutes:.0f} seconds each")
 predictions = evaluation.supervised(store, encoder, folder, config, seeds=1)
@@ -349,6 +350,15 @@ display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval",
 # One more habit: a budget of *labels* says nothing of a budget of *clips*. The pre-trained encoder has heard all
 # training clips, the scratch one only the labelled ones. That is no trick, it is the point of the method: unlabelled
 # sound is cheap. But say so.
+#
+# ## 6 Your own comparison
+# The panel of notebook 3, for supervised training. Watch validation, not test: what you try here is chosen, and
+# whatever chooses on the test split inflates it. Try ten times the learning rate, or two labels a class, from each
+# of the three beginnings.
+
+# %% tags=["widget"]
+starts = {"pre-trained": encoder, "default": "default", "scratch": None}
+widgets.training_panel([store.path], folder, FinetuneConfig, starts=starts)
 
 # %% [markdown]
 # ## Recap

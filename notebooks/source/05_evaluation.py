@@ -48,7 +48,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
 
-from colalib import audio, corpora, course, evaluation, intervals, plots, runs, segments
+from colalib import audio, corpora, course, evaluation, intervals, plots, runs, segments, widgets
 from colalib import store as stores
 from colalib.corpora.table import Split, splits
 from colalib.segments import Clips
@@ -56,7 +56,7 @@ from colalib.segments import Clips
 plots.style()
 profile = course.profile()
 corpus, store, encoder = course.corpus(), course.store(), course.encoder()
-folder = course.runs() / "supervised"
+folder = course.supervised_folder(encoder)
 kept = {"keep": folder / "features", "progress": False}  # embeddings are computed once, then found again
 
 # %% [markdown]
@@ -487,6 +487,14 @@ else:
 intervals.save(results, course.runs() / "results.json", predictions)
 print(f"results.json and predictions.csv: {len(predictions)} answers of {predictions['model'].nunique()} models")
 plots.table(predictions.groupby("model").head(1))
+
+# %% [markdown]
+# From that table everything above can be drawn again, and more can be learned: which clips does a model get wrong,
+# and what do they sound like? Press a cell of the matrix. Would you have known? Does the next model make the same
+# mistakes?
+
+# %% tags=["widget"]
+widgets.results_explorer(corpus, course.runs() / "predictions.csv")
 
 # %% [markdown]
 # ## Recap

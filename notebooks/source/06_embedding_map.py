@@ -44,7 +44,7 @@ from scipy.stats import spearmanr
 from sklearn.manifold import trustworthiness
 from sklearn.preprocessing import StandardScaler
 
-from colalib import audio, course, evaluation, intervals, plots
+from colalib import audio, course, evaluation, intervals, plots, widgets
 
 plots.style()
 profile = course.profile()
@@ -57,7 +57,7 @@ kept = {"keep": course.runs() / "supervised" / "features", "progress": False}
 # few loud ones would decide what is near. Then **UMAP** ([arXiv 1802.03426](https://arxiv.org/abs/1802.03426)) looks
 # for points in the plane whose neighbourhoods resemble those of the vectors. It sees no labels; only the colours do.
 
-# %%
+# %% tags=["needed"]
 features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
 random, _ = evaluation.frozen_features(store, "random", loaded.encoder.arch, **kept)
 scaler = StandardScaler().fit(features)
@@ -90,13 +90,13 @@ for ax, (column, title) in zip(axes, columns.items()):
 # A calibrated random encoder (notebook 5) has a map as well. And so has the encoder that comes with the course,
 # `default`: the same architecture and settings, trained longer, on more of the same kind of music.
 
-# %%
-default, _ = evaluation.frozen_features(store, "default", **kept)
-x_default = StandardScaler().fit_transform(default)
+# %% tags=["needed"]
+default, loaded_default = evaluation.frozen_features(store, "default", **kept)
+reducer_default = flatten(StandardScaler().fit_transform(default))
 fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=[1, 1, 1.35])
 plots.embedding_map(flatten(x_random).embedding_, store.clips["label"], axes[0], "random, calibrated", legend=None)
 plots.embedding_map(points, store.clips["label"], axes[1], "pre-trained, minutes", legend=None)
-plots.embedding_map(flatten(x_default).embedding_, store.clips["label"], axes[2], "default")
+plots.embedding_map(reducer_default.embedding_, store.clips["label"], axes[2], "default")
 plt.show()
 
 # %% [markdown]
@@ -188,6 +188,18 @@ for i in np.random.default_rng(3).choice(np.flatnonzero(store.clips["split"] == 
     for name, j in (("clip", i), ("  nearest, pre-trained", near[i, 0]), ("  nearest, random", near_random[i, 0])):
         print(name)
         listen(j)
+
+# %% [markdown]
+# And now all of them. Hover to read, press a point to hear it, drag around an island to hear it in turn; with the
+# keyboard, arrows and Enter. Lines lead to the nearest clips *in the space*: see how often the map has put them
+# elsewhere. Then give it a recording of your own.
+
+# %% tags=["widget"]
+spaces = {
+    "pre-trained": widgets.Space(features, reducer, loaded.encoder),
+    "default": widgets.Space(default, reducer_default, loaded_default.encoder),
+}
+widgets.embedding_map(corpus, store, spaces, ["label", "family", "metre"])
 
 # %% [markdown]
 # ## 5 The map as a number

@@ -3,9 +3,6 @@
 import base64
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jupytext
@@ -54,16 +51,6 @@ def test_notebook_is_fit_to_be_kept(notebook):
     outputs = [o for cell in content["cells"] for o in cell.get("outputs", [])]
     assert any("image/png" in o.get("data", {}) for o in outputs)
     assert not any(o["output_type"] == "error" for o in outputs)
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The whole course at the size for tests, in folders of its own."""
-    root = tmp_path_factory.mktemp("course")
-    places = {"COLA_PROFILE": "test", "COLA_RUNS": str(root / "runs"), "COLA_DATA": str(root / "data")}
-    command = [sys.executable, "-m", "colalib", "course"]
-    ended = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, cwd=root)
-    return ended, root / "runs" / "test"
 
 
 def test_the_course_runs(executed):

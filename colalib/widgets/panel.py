@@ -146,7 +146,7 @@ def progress(run: Path) -> tuple[float, float]:
     if found.empty:
         return 0.0, math.nan
     config, last = json.loads((run / "config.json").read_text("utf-8"))["config"], found.iloc[-1]
-    done = {"minutes": last["seconds"] / 60, "steps": last["step"] + 1, "epochs": last["epoch"]}
+    done = {"minutes": last["seconds"] / 60, "steps": last["step"], "epochs": last["epoch"]}
     share = next(min(done[k] / config[k], 1.0) for k in done if config[k])
     return share, last["seconds"] * (1 / max(share, 1e-6) - 1)
 
@@ -179,7 +179,7 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
             {
                 "run": run.name,
                 "state": state,
-                "steps": f"{found['step'].max() + 1:.0f}" if len(found) else "0",
+                "steps": f"{found['step'].max():.0f}" if len(found) else "0",
                 "validation accuracy (%)": f"{100 * valid.iloc[-1]:.1f}" if len(valid) else "",
                 "settings": ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changed.items()),
             }

@@ -33,8 +33,8 @@ PLAYABLE = {".mp3", ".wav", ".flac", ".ogg"}  # what browsers play
 
 
 class Space(NamedTuple):
-    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP; and the encoder that they come
-    from, if other recordings are to be placed on the map."""
+    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP; and their encoder, if other
+    recordings are to be placed on the map."""
 
     features: np.ndarray
     reducer: object  # umap.UMAP: `embedding_` [n, 2], `transform`
@@ -44,8 +44,8 @@ class Space(NamedTuple):
 class Map(anywidget.AnyWidget):
     """The points and what belongs to them, as the page sees them. Numbers of clips count from 0."""
 
-    _esm = HERE / "embedding_map.js"
-    _css = HERE / "embedding_map.css"
+    _esm = HERE / "maps.js"
+    _css = HERE / "maps.css"
     size = traitlets.Int().tag(sync=True)
     names = traitlets.List().tag(sync=True)  # of the spaces
     titles = traitlets.List().tag(sync=True)  # of the clips

@@ -69,7 +69,7 @@ def pair_player(
     corpus: Corpus, store: MelStore, encoders: dict[str, Encoder] | None = None, candidates: int = 4, seed: int = 0
 ) -> parts.Panel:
     """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
-    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` beside one's own."""
+    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` beside yours."""
     state = {"rng": np.random.default_rng(seed), "question": None, "answered": True}
     score = course.choices().get("quiz", {"asked": 0, "right": {}})
     rows = np.flatnonzero(store.clips["split"].values == "test")  # unheard by encoders of the course

@@ -1,0 +1,293 @@
+"""The widgets as people use them: a real JupyterLab, a real browser, on the course at the size for tests."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+
+from colalib import course
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+if BROWSER is None and os.environ.get("CI"):
+    raise RuntimeError("no Chromium or Chrome is installed, and CI must not pass without these tests")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+PRELUDE = "corpus, store, encoder = course.corpus(), course.store(), course.encoder()"
+
+
+def widget_notebook(source, to):
+    """The first code cell, the cells that the widgets need, and the widgets of a notebook, as a notebook of its own."""
+    content = nbformat.read(source, 4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    tagged = [c for c in code[1:] if {"needed", "widget"} & set(c.metadata.get("tags", []))]
+    prelude = nbformat.v4.new_code_cell(PRELUDE + "\nfolder = course.supervised_folder(encoder)")
+    cells = [code[0], prelude, *tagged]
+    for cell in cells:
+        cell.outputs, cell.execution_count = [], None
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=content.metadata), to)
+
+
+@pytest.fixture(scope="module")
+def lab(executed):
+    """A JupyterLab server on the executed course: its address with the token."""
+    _, runs = executed
+    root = runs.parents[1]
+    for notebook in course.notebooks():
+        widget_notebook(notebook, root / notebook.name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {"COLA_PROFILE": "test", "COLA_RUNS": str(runs.parent), "COLA_DATA": str(root / "data")}
+    home = {"JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
+    options = ["--IdentityProvider.token=course", f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0"]
+    options += [
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    with open(root / "lab.log", "wb") as log:
+        server = subprocess.Popen(
+            [*command, *options], env={**os.environ, **places, **home}, cwd=root, stdout=log, stderr=subprocess.STDOUT
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api/status?token=course", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (root / "lab.log").read_text()[-2000:]
+                time.sleep(0.5)
+        yield address, root
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+        found = running.chromium.launch(executable_path=BROWSER, args=flags)
+        yield found
+        found.close()
+
+
+class Page:
+    """A notebook that was opened and run to its end, with all that went wrong on the way."""
+
+    def __init__(self, browser, lab, name, width=1300):
+        self.address, self.root = lab
+        self.wrong, self.outside = [], []
+        self.context = browser.new_context(viewport={"width": width, "height": 1000})
+        self.page = self.context.new_page()
+        self.page.on("pageerror", lambda e: self.wrong.append(f"page error: {e}"))
+        self.page.on("request", lambda r: self.watch(r.url))
+        self.page.on("requestfailed", lambda r: self.failed(r))
+        self.page.on("response", lambda r: r.status >= 400 and self.refused(r))
+        self.page.goto(f"{self.address}/lab/tree/{name}?token=course&reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        self.run_all()
+
+    def watch(self, url):
+        if url.startswith("http") and not url.startswith(self.address):
+            self.outside.append(url)
+
+    def failed(self, request):
+        if "ERR_ABORTED" not in (request.failure or ""):  # left before it had come
+            self.wrong.append(f"failed: {request.url}: {request.failure}")
+
+    def refused(self, response):
+        if (
+            "/api/" not in response.url and "/lab/api" not in response.url
+        ):  # the lab asks for settings that are not there
+            self.wrong.append(f"{response.status}: {response.url}")
+
+    def run_all(self, restart=False):
+        self.page.wait_for_function(
+            "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=60_000
+        )
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
+        self.page.wait_for_function(
+            """() => { const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+                       return p.length && p.every(t => /\\d/.test(t)); }""",
+            timeout=240_000,
+        )
+
+    def output(self):
+        """The output of the last cell."""
+        return self.page.locator(".jp-CodeCell").last.locator(".jp-OutputArea")
+
+    def playing(self, locator):
+        """Presses play where need be; true once the sound has moved on."""
+        for _ in range(50):
+            if locator.evaluate("a => a.currentTime") > 0:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def close(self):
+        self.context.close()
+        assert not self.wrong and not self.outside, (self.wrong, self.outside)
+
+
+@pytest.fixture
+def opened(lab, browser, request):
+    pages = []
+
+    def open_(name, **options):
+        pages.append(Page(browser, lab, name, **options))
+        return pages[-1]
+
+    yield open_
+    for page in pages:
+        shots = os.environ.get("COLA_SCREENSHOTS")
+        if shots:
+            os.makedirs(shots, exist_ok=True)
+            page.output().scroll_into_view_if_needed()
+            page.page.screenshot(path=f"{shots}/{request.node.name}.png")
+        page.close()
+
+
+def test_mel_laboratory(opened):
+    page = opened("01_sound_to_mel.ipynb")
+    out = page.output()
+    picture, before = out.locator("img").last, out.locator("table").inner_text()
+    first = picture.get_attribute("src")
+    handle = out.locator(".widget-hslider:has(label:text-is('bands')) .noUi-handle")
+    handle.focus()
+    for _ in range(3):
+        page.page.keyboard.press("ArrowLeft")
+    page.page.wait_for_function("([img, src]) => img.src !== src", arg=[picture.element_handle(), first])
+    out.locator("table", has_text="values").wait_for()
+    assert out.locator("table").inner_text() != before
+    players = out.locator("audio")
+    assert players.count() == 2
+    for i in range(2):
+        players.nth(i).evaluate("a => a.play()")
+        assert page.playing(players.nth(i))
+    with page.page.expect_file_chooser() as chooser:
+        out.get_by_role("button", name="a file of yours").click()
+    mine = next((page.root / "data").rglob("*.mp3"))
+    chooser.value.set_files(mine)
+    out.locator(f"select:has(option:text-is('{mine.name} (yours)'))").wait_for()
+
+
+def test_quiz(opened):
+    page = opened("02_segment_pairs.ipynb")
+    out = page.output()
+    assert out.locator("audio").count() == 5
+    out.locator("audio").first.evaluate("a => a.play()")
+    assert page.playing(out.locator("audio").first)
+    out.get_by_role("button", name="quiz").click()
+    out.get_by_text("Which candidate comes from").wait_for()
+    assert "positive" not in out.inner_text()
+    out.get_by_role("button", name="this one").nth(1).click()
+    out.get_by_text(re.compile(r"right so far: you \d of 1")).wait_for()
+    told = out.inner_text()
+    assert re.search(r"random chose \d.*pre-trained chose \d", told) and "positive" in told
+    first = out.locator("img").first.get_attribute("src")
+    out.get_by_label("random_band_mask").check()
+    page.page.wait_for_function("([i, s]) => i.src !== s", arg=[out.locator("img").first.element_handle(), first])
+
+
+def test_training_panel(opened):
+    page = opened("03_contrastive_pretraining.ipynb")
+    out = page.output()
+    out.get_by_role("button", name="Train").click()
+    out.get_by_text(re.compile(r"run-1: \d+%")).wait_for(timeout=90_000)
+    picture = out.locator("img[alt^='curves']")
+    picture.wait_for()
+    first = picture.get_attribute("src")
+    page.page.wait_for_function("([i, s]) => i.src !== s", arg=[picture.element_handle(), first], timeout=60_000)
+    out.get_by_role("button", name="Stop").click()
+    out.get_by_text("run-1: stopped").wait_for(timeout=60_000)
+    run = page.root / "runs" / "test" / "run-1"
+    assert (run / "config.json").exists() and not (run / "encoder.safetensors").exists()
+    out.get_by_role("button", name="Resume").click()
+    out.get_by_text("run-1: finished").wait_for(timeout=180_000)
+    assert (run / "encoder.safetensors").exists()
+    assert "run-1" in out.locator("table").inner_text()
+    out.locator("img[alt^='similarity']").wait_for()
+    out.get_by_label("name of the run").fill("run-1")
+    out.get_by_role("button", name="Train").click()
+    out.get_by_role("alert").get_by_text("holds a run already").wait_for(timeout=60_000)
+
+
+def canvas_point(canvas, page, index):
+    """The page's coordinates of the middle of a canvas' point, by asking the keyboard to go there."""
+
+
+def test_embedding_map(opened):
+    page = opened("06_embedding_map.ipynb")
+    out = page.output()
+    canvas, status, audio = out.locator("canvas").first, out.get_by_role("status"), out.locator("audio")
+    assert out.locator("canvas").count() == 2
+    box = canvas.bounding_box()
+    found = None
+    for x in range(20, int(box["width"]), 14):  # hover until a clip shows
+        for y in range(20, int(box["height"]), 14):
+            page.page.mouse.move(box["x"] + x, box["y"] + y)
+            if out.locator(".cola-tip:visible").count():
+                found = (box["x"] + x, box["y"] + y)
+                break
+        if found:
+            break
+    assert found, "no clip under the pointer anywhere"
+    page.page.mouse.click(*found)
+    assert page.playing(audio)
+    print(f"from click to sound: {out.locator('.cola-map').get_attribute('data-latency')} ms")
+    first = out.locator(".cola-map").get_attribute("data-selected")
+    assert status.inner_text() and out.locator(".cola-list li").count() == 6
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):
+        page.page.keyboard.press(key)
+    page.page.keyboard.press("Enter")
+    assert page.playing(audio)
+    w, h = box["width"], box["height"]
+    corners = [(2, 2), (w - 2, 2), (w - 2, h - 2), (2, h - 2), (2, 4)]
+    page.page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.page.mouse.down()
+    for x, y in corners:
+        page.page.mouse.move(box["x"] + x, box["y"] + y, steps=8)
+    page.page.mouse.up()
+    out.get_by_text("160 clips selected").wait_for()
+    out.get_by_role("button", name="play in turn").click()
+    assert page.playing(audio)
+    out.get_by_role("button", name="clear").click()
+    with page.page.expect_file_chooser() as chooser:
+        out.get_by_role("button", name="a file of yours").click()
+    mine = next((page.root / "data").rglob("*.mp3"))
+    chooser.value.set_files(mine)
+    out.get_by_text(f"{mine.name}: the star on the map").wait_for(timeout=60_000)
+    assert page.output().locator(".cola-said").inner_text() == f"{mine.name}: yours"
+    # without a kernel
+    page.page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.page.get_by_role("menuitem", name=re.compile("^Restart Kernel…")).click()
+    page.page.get_by_role("button", name="Restart", exact=True).click()
+    time.sleep(3)
+    canvas.scroll_into_view_if_needed()
+    box2 = canvas.bounding_box()
+    page.page.mouse.click(found[0] - box["x"] + box2["x"], found[1] - box["y"] + box2["y"])
+    assert page.playing(audio)
+    assert out.locator(".cola-map").get_attribute("data-selected") == first
+
+
+def test_results_explorer(opened):
+    page = opened("05_evaluation.ipynb")
+    out = page.output()
+    out.locator("img").first.wait_for()
+    assert not out.locator("audio").count()
+    out.locator(".widget-gridbox button:not([disabled])").first.click()
+    out.locator("audio").first.wait_for()
+    out.locator("audio").first.evaluate("a => a.play()")
+    assert page.playing(out.locator("audio").first)
