@@ -192,7 +192,8 @@ def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str
     ax = ax or plt.gca()
     image = ax.imshow(similarity, cmap="viridis")
     ax.set(xlabel="positive j", ylabel="anchor i", title=title)
-    ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.8)
+    bar = ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.8)
+    bar.formatter.set_useOffset(False)
     return ax
 
 

@@ -46,7 +46,7 @@ def named(shown, kind, text=""):
 def test_sound_keeps_its_loudness_and_plays_nothing_by_itself():
     wave = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
     shown = parts.sound(wave, "a <b>")
-    assert "autoplay" not in shown and "a &lt;b&gt;" in shown and "1.0 s, peak -12 dBFS, rms -15 dBFS" in shown
+    assert "autoplay" not in shown and "a &lt;b&gt;" in shown and "1.0 s, peak -12, rms -15 dBFS" in shown
     data = base64.b64decode(shown.split("base64,")[1].split('"')[0])
     assert np.abs(np.frombuffer(data[44:], np.int16)).max() == pytest.approx(0.25 * 32768, rel=1e-3)
 
@@ -179,6 +179,7 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path):
     assert panel.similarities(run, clips, 8).shape == (8, 8)
     refused = panel.Job(run, given)
     wait(lambda: not refused.found())
+    assert "holds a run already" in refused.error()
     assert panel.table(run.parent, "pretrain").iloc[0]["state"] == "finished"
 
 

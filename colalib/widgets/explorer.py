@@ -59,7 +59,9 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
             return
         counts = confusion(of_task(), model.value)
         most = counts.values.max() or 1
-        cells = [w.HTML("")] + [w.HTML(f"<div style='writing-mode:vertical-rl'>{c}</div>") for c in counts.columns]
+        cells = [w.HTML("")] + [
+            w.HTML(f"<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{c}</div>") for c in counts.columns
+        ]
         for row in counts.index:
             cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{row}</div>"))
             for column in counts.columns:

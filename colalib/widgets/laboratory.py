@@ -66,7 +66,9 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
         "hop": w.FloatSlider(10, min=2.5, max=40, step=2.5, description="hop (ms)", **wide),
         "n_mels": w.IntSlider(64, 8, 256, 8, description="bands", **wide),
         "range": w.IntRangeSlider(value=(60, 7800), min=0, max=8000, step=20, description="range (Hz)", **wide),
-        "floor": w.FloatLogSlider(1e-5, base=10, min=-8, max=0, step=1, description="log floor", **wide),
+        "floor": w.FloatLogSlider(
+            1e-5, base=10, min=-8, max=0, step=1, description="log floor", readout_format=".0e", **wide
+        ),
     }
     drop = w.FileUpload(
         accept="audio/*,.flac,.wav,.mp3,.ogg", description="a file of yours", layout=w.Layout(width="12em")

@@ -153,7 +153,12 @@ def embedding_map(
         k=k,
         **sounds,
     )
-    upload = w.FileUpload(accept="audio/*,.flac,.wav,.mp3,.ogg", description="a file of yours", multiple=True)
+    upload = w.FileUpload(
+        accept="audio/*,.flac,.wav,.mp3,.ogg",
+        description="a file of yours",
+        multiple=True,
+        layout=w.Layout(width="auto"),
+    )
     path = w.Text(placeholder="or a path, then Enter", continuous_update=False, layout=w.Layout(width="24em"))
     said = w.HTML()
 

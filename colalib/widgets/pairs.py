@@ -113,7 +113,8 @@ def pair_player(
         return (
             f'<div style="border-top:5px solid {colour};padding:4px 6px">'
             f"{parts.sound(heard, name, store.mel.sample_rate)}"
-            f"{parts.picture(figure, f'log-mel spectrogram of the {name}')}<div>{where}</div></div>"
+            f"{parts.picture(figure, f'log-mel spectrogram of the {name}')}"
+            f'<div style="line-height:1.3">{where}</div></div>'
         )
 
     def show(*_) -> None:
@@ -161,8 +162,9 @@ def pair_player(
     parts.remember("pair_player", {"mode": mode, **switches})
     fresh()
     flow = w.Layout(flex_flow="row wrap", align_items="center")
-    columns = [w.VBox([cards[0]], layout=w.Layout(width="15em"))]
-    columns += [w.VBox(pair, layout=w.Layout(width="15em", align_items="center")) for pair in zip(cards[1:], buttons)]
+    narrow = {"flex": "1 1 9.5em", "min_width": "9.5em", "max_width": "15em"}
+    columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
+    columns += [w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)]
     return parts.Panel(
         [
             w.HBox([mode, another, *switches.values()], layout=flow),

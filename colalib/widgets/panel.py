@@ -36,7 +36,7 @@ SHOWN = {
     PretrainConfig: ("objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed"),
     FinetuneConfig: ("labels_per_class", "optimiser", "batch_size", "lr", "weight_decay", "dropout", "seed"),
 }
-WIDE = {"style": {"description_width": "9em"}, "layout": w.Layout(width="25em")}
+WIDE = {"style": {"description_width": "12.5em"}, "layout": w.Layout(width="28em")}
 
 
 def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
@@ -127,9 +127,11 @@ class Job:
     def error(self) -> str:
         """All that it printed, without progress bars, if it neither finished nor was interrupted."""
         text = self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
-        lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines() if "\r" not in line.strip("\r")]
-        failed = not (self.out / "encoder.safetensors").exists() and "interrupted:" not in text
-        return "\n".join(line for line in lines if line.strip()) if failed else ""
+        lines = [line for line in text.splitlines() if line.strip() and "it/s" not in line and "█" not in line]
+        refused = any(line.startswith(("colalib: ", "Traceback")) for line in lines)
+        if "colalib: interrupted" in text or ((self.out / "encoder.safetensors").exists() and not refused):
+            return ""
+        return "\n".join(lines if refused else [*lines, "It ended without a word: killed, or out of memory."])
 
 
 def metrics(run: Path) -> pd.DataFrame:
@@ -191,7 +193,7 @@ def curves(runs: dict[str, pd.DataFrame]) -> Figure:
     """Loss, accuracy and rank of the positive of several runs, over steps."""
     names = {"train/loss": "loss (nats)", "train/accuracy": "accuracy", "train/rank": "rank of the positive"}
     names = {c: label for c, label in names.items() if any(c in m for m in runs.values())}
-    figure = Figure(figsize=(3.3 * max(len(names), 1), 2.6), layout="constrained")
+    figure = Figure(figsize=(2.7 * max(len(names), 1), 2.3), layout="constrained")
     for ax, (column, label) in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names.items()):
         plots.curves({r: m for r, m in runs.items() if column in m}, column, ax)
         ax.set(ylabel="", title=label, ylim=(0, None))
@@ -225,7 +227,7 @@ def training_panel(
     train = w.Button(description="Train", icon="play", button_style="primary", layout=narrow)
     stop = w.Button(description="Stop", icon="stop", layout=narrow)
     resume = w.Button(description="Resume", icon="forward", layout=narrow)
-    bar = w.FloatProgress(0, min=0, max=1, layout=w.Layout(width="25em"))
+    bar = w.FloatProgress(0, min=0, max=1, layout=w.Layout(width="28em"))
     said, curve, matrix, failure, overview = (w.HTML() for _ in range(5))
     overlay = w.SelectMultiple(description="show runs", rows=4, **WIDE)
     choose = w.Dropdown(description="encoder to go on with", style={"description_width": "initial"})
@@ -282,7 +284,7 @@ def training_panel(
             found = similarities(run, held)
         except (OSError, UserError, RuntimeError):  # the checkpoint is just being replaced
             return
-        figure = Figure(figsize=(4, 3.1), layout="constrained")
+        figure = Figure(figsize=(3.8, 2.9), layout="constrained")
         step = metrics(run)["step"].max()
         plots.similarity_matrix(found, figure.subplots(), f"held-out pairs, about step {step:.0f}")
         matrix.value = parts.picture(figure, f"similarity matrix of {len(found)} held-out pairs; the diagonal sharpens")
@@ -341,7 +343,7 @@ def training_panel(
     flow = w.Layout(flex_flow="row wrap", align_items="flex-start")
     right = w.VBox([curve, matrix], layout=w.Layout(flex="1 1 24em", min_width="0"))
     below = w.HBox([overview, w.VBox([overlay, *([choose] if pretraining else [])])], layout=flow)
-    panel = [w.HBox([w.VBox(left, layout=w.Layout(width="27em")), right], layout=flow), below]
+    panel = [w.HBox([w.VBox(left, layout=w.Layout(width="30em")), right], layout=flow), below]
     return parts.Panel(panel, lambda: still(folder, command))
 
 

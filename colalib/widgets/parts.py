@@ -26,7 +26,8 @@ from colalib.files import write_json
 def level(wave: np.ndarray) -> str:
     """Peak and root mean square of samples in ±1, in dB under full scale."""
     peak, rms = np.abs(wave).max(initial=0), np.sqrt(np.mean(wave**2)) if len(wave) else 0
-    return ", ".join(f"{n} {20 * np.log10(max(v, 1e-6)):.0f} dBFS" for n, v in (("peak", peak), ("rms", rms)))
+    peak, rms = (f"{20 * np.log10(max(v, 1e-6)):.0f}" for v in (peak, rms))
+    return f"peak {peak}, rms {rms} dBFS"
 
 
 def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
@@ -35,7 +36,8 @@ def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
     soundfile.write(file, np.clip(wave, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
     name = text(label)
     return (
-        f'<div style="line-height:1.5"><b>{name}</b> {len(wave) / sample_rate:.1f} s, {level(wave)}</div>'
+        f'<div style="line-height:1.4;margin-top:4px"><b>{name}</b> '
+        f'<small style="white-space:nowrap">{len(wave) / sample_rate:.1f} s, {level(wave)}</small></div>'
         f'<audio controls preload="auto" aria-label="{name}" style="width:100%;max-width:28em;height:36px" '
         f'src="data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"></audio>'
     )
@@ -89,7 +91,8 @@ def remember(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "
 
 def rows(frame: pd.DataFrame) -> str:
     """A table of text as HTML."""
-    return frame.to_html(index=False, border=0, justify="left")
+    page = frame.to_html(index=False, border=0, justify="left")
+    return page.replace("<th>", "<th style='padding-right:14px'>").replace("<td>", "<td style='padding-right:14px'>")
 
 
 def uploaded(value) -> list[tuple[str, bytes]]:
