@@ -122,7 +122,8 @@ function render({ model, el }) {
         c.textAlign = "center";
         for (const [font, text, dy] of [["bold 24px sans-serif", "★", 8], ["12px sans-serif", point.name, 23]]) {
           c.font = font, c.lineWidth = 3, c.strokeStyle = "white", c.fillStyle = "black";
-          c.strokeText(text, x, y + dy), c.fillText(text, x, y + dy);
+          const half = c.measureText(text).width / 2 + 2, inside = Math.max(half, Math.min(canvas.clientWidth - half, x));
+          c.strokeText(text, inside, y + dy), c.fillText(text, inside, y + dy);
         }
       });
       if (current >= 0) {
