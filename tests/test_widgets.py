@@ -5,6 +5,7 @@ import json
 import time
 from datetime import datetime
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -272,6 +273,7 @@ def test_files_that_a_server_gives_out_are_linked(folder, tmp_path):
 
 
 def test_where_widgets_cannot_run_a_picture_stands(corpus, mel_store, predictions, space, folder, tmp_path):
+    plt.close("all")
     every = [
         widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))}),
         widgets.pair_player(corpus, mel_store),
@@ -283,3 +285,4 @@ def test_where_widgets_cannot_run_a_picture_stands(corpus, mel_store, prediction
         bundle = shown._repr_mimebundle_()
         assert base64.b64decode(bundle["image/png"])[:4] == b"\x89PNG"
         assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert not plt.get_fignums(), "a figure that stays open would be shown a second time"

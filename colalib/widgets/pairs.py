@@ -114,7 +114,7 @@ def pair_player(
             f'<div style="border-top:5px solid {colour};padding:4px 6px">'
             f"{parts.sound(heard, name, store.mel.sample_rate)}"
             f"{parts.picture(figure, f'log-mel spectrogram of the {name}')}"
-            f'<div style="line-height:1.3">{where}</div></div>'
+            f'<div style="line-height:1.3;height:3.9em;overflow:hidden">{where}</div></div>'
         )
 
     def show(*_) -> None:
@@ -162,7 +162,7 @@ def pair_player(
     parts.remember("pair_player", {"mode": mode, **switches})
     fresh()
     flow = w.Layout(flex_flow="row wrap", align_items="center")
-    narrow = {"flex": "1 1 9.5em", "min_width": "9.5em", "max_width": "15em"}
+    narrow = {"flex": "1 1 160px", "min_width": "160px", "max_width": "230px"}
     columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
     columns += [w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)]
     return parts.Panel(

@@ -14,6 +14,7 @@ from html import escape as text
 from pathlib import Path
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
@@ -66,7 +67,9 @@ class Panel(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["image/png"] = base64.b64encode(png(self.still())).decode()
+        figure = self.still()
+        data["image/png"] = base64.b64encode(png(figure)).decode()
+        plt.close(figure)  # or the notebook would show it once more
         return bundle
 
 
