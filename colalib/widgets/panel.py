@@ -257,7 +257,10 @@ def training_panel(
                 if held is not None and checkpoint.exists() and checkpoint.stat().st_mtime > seen:
                     seen = checkpoint.stat().st_mtime
                     sharpen(job.out)
-            bar.value = progress(job.out)[0]
+            if (job.out / "config.json").exists():
+                bar.value = progress(job.out)[0]
+                if held is not None and (job.out / "last.ckpt").exists():
+                    sharpen(job.out)
             text = job.error()
             done = (job.out / "encoder.safetensors").exists()
             ended = "finished" if done else "failed" if text else "stopped; Resume goes on with it"
