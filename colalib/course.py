@@ -224,7 +224,7 @@ def stripped(content):
                 data.clear()
                 data["text/plain"] = "[audio: run this cell to listen]"
             widget = data.pop("application/vnd.jupyter.widget-view+json", None)
-            if output.get("name") == "stderr" or (widget and "image/png" not in data):
+            if output.get("name") == "stderr" or (widget is not None and "image/png" not in data):
                 continue
             if "image/png" in data:
                 data["image/png"] = small_png(data["image/png"])

@@ -99,11 +99,23 @@ def test_stripping_keeps_figures_and_drops_audio_and_widgets():
             "display_data", {"text/html": "<audio src='data:audio/wav;base64,xx'>", "text/plain": "x"}
         ),
         nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
+        nbformat.v4.new_output(
+            "display_data",
+            {
+                "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+                "image/png": base64.b64encode(picture.getvalue()).decode(),
+            },
+        ),
         nbformat.v4.new_output("stream", name="stderr", text="50%"),
         nbformat.v4.new_output("stream", name="stdout", text="kept"),
     ]
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
     content.metadata["widgets"] = {"state": {}}
     kept = course.stripped(content).cells[0].outputs
-    assert [list(o.get("data", {"stream": 0})) for o in kept] == [["image/png"], ["text/plain"], ["stream"]]
+    assert [list(o.get("data", {"stream": 0})) for o in kept] == [
+        ["image/png"],
+        ["text/plain"],
+        ["image/png"],
+        ["stream"],
+    ]
     assert "listen" in kept[1].data["text/plain"] and "widgets" not in course.stripped(content).metadata
