@@ -190,13 +190,18 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
 
 
 def curves(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Loss, accuracy and rank of the positive of several runs, over steps."""
+    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps."""
     names = {"train/loss": "loss (nats)", "train/accuracy": "accuracy", "train/rank": "rank of the positive"}
-    names = {c: label for c, label in names.items() if any(c in m for m in runs.values())}
-    figure = Figure(figsize=(2.7 * max(len(names), 1), 2.3), layout="constrained")
-    for ax, (column, label) in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names.items()):
+    names = {c: label for c, label in names.items() if any(c in m and m[c].notna().any() for m in runs.values())}
+    figure = Figure(figsize=(8.1, 2.3 + 0.2 * len(runs) * (len(runs) > 1)), layout="constrained")
+    axes = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    for ax, (column, label) in zip(axes, names.items()):
         plots.curves({r: m for r, m in runs.items() if column in m}, column, ax)
         ax.set(ylabel="", title=label, ylim=(0, None))
+        if ax.get_legend():
+            ax.get_legend().remove()
+    if len(runs) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
