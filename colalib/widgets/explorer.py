@@ -17,7 +17,7 @@ from colalib.widgets import parts
 def confusion(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
     """Clips by class (rows) and answer (columns) of a model, mean over its seeds."""
     of = predictions[predictions["model"] == model]
-    classes = sorted(set(of["label"]))
+    classes = sorted(set(of["label"]) | set(of["predicted"]))
     counts = pd.crosstab(of["label"], of["predicted"]).reindex(index=classes, columns=classes, fill_value=0)
     return counts / of["seed"].nunique()
 
@@ -33,7 +33,7 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
     """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its clips. `predictions`: the table
     that `evaluation.compare` returns, or a predictions.csv."""
     if not isinstance(predictions, pd.DataFrame):
-        predictions = pd.read_csv(predictions, dtype={"label": str, "predicted": str, "clip_id": str})
+        predictions = pd.read_csv(predictions, dtype=str, keep_default_na=False).astype({"seed": int})
     clips = corpus.clips.set_index("clip_id")
     tasks = sorted(predictions["task"].unique())
     task = w.Dropdown(options=tasks, description="task")
@@ -60,10 +60,11 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
         counts = confusion(of_task(), model.value)
         most = counts.values.max() or 1
         cells = [w.HTML("")] + [
-            w.HTML(f"<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{c}</div>") for c in counts.columns
+            w.HTML(f"<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{parts.text(c)}</div>")
+            for c in counts.columns
         ]
         for row in counts.index:
-            cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{row}</div>"))
+            cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{parts.text(row)}</div>"))
             for column in counts.columns:
                 value = counts.loc[row, column]
                 cell = w.Button(
@@ -88,14 +89,16 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
     def listen(label: str, predicted: str) -> None:
         ids = mistaken(of_task(), model.value, label, predicted)
         parts_ = [
-            f"<p>{label}, called {predicted}: {len(ids)} clips" + (", the first six" if len(ids) > 6 else "") + "</p>"
+            f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips"
+            + (", the first six" if len(ids) > 6 else "")
+            + "</p>"
         ]
         for clip in ids[:6]:
             try:
                 wave = audio.load_audio(corpus.root / clips.loc[clip, "path"])[: int(16_000 * seconds)]
                 parts_.append(parts.sound(wave, clips.loc[clip].get("title") or clip))
             except (audio.Unusable, KeyError) as error:
-                parts_.append(f"<p>{clip}: {error}</p>")
+                parts_.append(f"<p>{parts.text(f'{clip}: {error}')}</p>")
         heard.value = "".join(parts_)
 
     task.observe(show_task, "value")

@@ -104,7 +104,7 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
         try:
             x = wave()
         except audio.Unusable as error:
-            said.value = f"{controls['clip'].value}: {error}"
+            said.value = parts.text(f"{controls['clip'].value}: {error}")
             return
         view = analyse(x, c := config())
         words = f"log-mel spectrogram of {controls['clip'].value} with {c.n_mels} bands, and the filterbank"
@@ -123,7 +123,7 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
             try:
                 state["sounds"][f"{name} (yours)"] = parts.decode(name, content)
             except audio.Unusable as error:
-                said.value = f"{name}: {error}"
+                said.value = parts.text(f"{name}: {error}")
                 return
             controls["clip"].options = list(state["sounds"])
             controls["clip"].value = f"{name} (yours)"

@@ -70,8 +70,9 @@ def pair_player(
 ) -> parts.Panel:
     """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
     augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` beside yours."""
-    state = {"rng": np.random.default_rng(seed), "question": None, "answered": True}
-    score = course.choices().get("quiz", {"asked": 0, "right": {}})
+    state = {"rng": np.random.default_rng(seed), "question": None, "drawn": 0, "answered": True}
+    kept = course.choices().get("quiz")
+    score = kept if isinstance(kept, dict) and {"asked", "right"} <= kept.keys() else {"asked": 0, "right": {}}
     rows = np.flatnonzero(store.clips["split"].values == "test")  # unheard by encoders of the course
     if len(set(store.clips["group"].values[rows])) <= candidates:
         rows = np.arange(len(store))
@@ -89,8 +90,9 @@ def pair_player(
     def wave(clip: int) -> np.ndarray:
         return audio.load_audio(corpus.root / store.clips["path"].iloc[clip])
 
-    def altered(x: np.ndarray, k: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, score["asked"], k])
+    def altered(k: int, place: tuple[int, int]) -> np.ndarray:
+        """The segment as the encoders get it; the same again until another question is drawn."""
+        x, rng = segment(store, place), np.random.default_rng([seed, state["drawn"], k])
         for name, switch in switches.items():
             if switch.value:
                 x = AUGMENTATIONS[name](x, rng)
@@ -98,22 +100,23 @@ def pair_player(
 
     def card(k: int, place: tuple[int, int], role: str, hidden: bool) -> str:
         clip, start = place
-        plain = segment(store, place)
-        x = altered(plain, k)
-        if any(s.value for s in switches.values()):
-            heard = audio.resynthesise(x - x.mean() + plain.mean(), store.mel)
-        else:
-            rate, hop = store.mel.sample_rate, store.mel.hop
-            heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(FRAMES))]
-        name = "anchor" if k == 0 else f"candidate {k}" if hidden else role
+        x, name = altered(k, place), "anchor" if k == 0 else f"candidate {k}" if hidden else role
+        rate, hop = store.mel.sample_rate, store.mel.hop
+        try:
+            if any(s.value for s in switches.values()):
+                heard = audio.resynthesise(x, store.mel)
+            else:
+                heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(FRAMES))]
+            player = parts.sound(heard, name, rate)
+        except audio.Unusable as error:
+            player = f"<b>{name}</b> cannot be played: {parts.text(str(error))}"
         figure = _figure(store, place, x, role, hidden and k > 0)
         title = store.clips.get("title", store.clips["clip_id"]).iloc[clip]
-        where = f"{store.mel.seconds(start):.2f} s into {title}" if not hidden else ""
+        where = f"{store.mel.seconds(start):.2f} s into {parts.text(title)}" if not hidden else ""
         colour = "#555555" if hidden and k else plots.ROLES[role]
         return (
             f'<div style="border-top:5px solid {colour};padding:4px 6px">'
-            f"{parts.sound(heard, name, store.mel.sample_rate)}"
-            f"{parts.picture(figure, f'log-mel spectrogram of the {name}')}"
+            f"{player}{parts.picture(figure, f'log-mel spectrogram of the {name}')}"
             f'<div style="line-height:1.3;height:3.9em;overflow:hidden">{where}</div></div>'
         )
 
@@ -126,16 +129,11 @@ def pair_player(
         for button in buttons:
             button.layout.visibility = "visible" if mode.value == "quiz" else "hidden"
             button.disabled = not hidden
-        verdict.value = (
-            ""
-            if mode.value == "listen"
-            else _standing(score, encoders)
-            if not hidden
-            else ("Which candidate comes from the anchor's clip?")
-        )
+        asked = "Which candidate comes from the anchor's clip?" if hidden else _standing(score, encoders)
+        verdict.value = asked if mode.value == "quiz" else ""
 
     def fresh(*_) -> None:
-        state["question"], state["answered"] = draw(store, state["rng"], candidates, rows), False
+        state.update(question=draw(store, state["rng"], candidates, rows), drawn=state["drawn"] + 1, answered=False)
         show()
 
     def answered(button: w.Button) -> None:
@@ -143,7 +141,7 @@ def pair_player(
         state["answered"] = True
         score["asked"] += 1
         score["right"]["you"] = score["right"].get("you", 0) + (given == q.answer)
-        anchor, others = segment(store, q.anchor), [segment(store, c) for c in q.candidates]
+        anchor, others = altered(0, q.anchor), [altered(k, c) for k, c in enumerate(q.candidates, start=1)]
         said = {name: choice(e, anchor, others) for name, e in (encoders or {}).items()}
         for name, k in said.items():
             score["right"][name] = score["right"].get(name, 0) + (k == q.answer)
@@ -153,7 +151,7 @@ def pair_player(
         right = "Right" if given == q.answer else f"No, it was candidate {q.answer + 1}"
         verdict.value = f"<b>{right}.</b> {told}<br>{_standing(score, encoders)}"
 
-    mode.observe(show, "value")
+    mode.observe(fresh, "value")  # a question whose answer was shown is no question
     another.on_click(fresh)
     for switch in switches.values():
         switch.observe(show, "value")
