@@ -70,12 +70,9 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
             1e-5, base=10, min=-8, max=0, step=1, description="log floor", readout_format=".0e", **wide
         ),
     }
-    drop = w.FileUpload(
-        accept="audio/*,.flac,.wav,.mp3,.ogg", description="a file of yours", layout=w.Layout(width="12em")
-    )
     reset = w.Button(description="the course's settings", layout=w.Layout(width="12em"))
     figure, original, again, numbers, said = (w.HTML() for _ in range(5))
-    state = {"sounds": dict(sounds), "held": False}
+    state = {"sounds": dict(sounds), "held": False, "figure": Figure()}
 
     def config() -> MelConfig:
         window = round(controls["window"].value * usual.sample_rate / 1000)
@@ -107,6 +104,7 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
             said.value = parts.text(f"{controls['clip'].value}: {error}")
             return
         view = analyse(x, c := config())
+        state["figure"] = view.figure
         words = f"log-mel spectrogram of {controls['clip'].value} with {c.n_mels} bands, and the filterbank"
         figure.value = parts.picture(view.figure, words)
         numbers.value = parts.listing(view.numbers)
@@ -118,15 +116,14 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
             else ""
         )
 
-    def dropped(change) -> None:
-        for name, content in parts.uploaded(change["new"]):
-            try:
-                state["sounds"][f"{name} (yours)"] = parts.decode(name, content)
-            except audio.Unusable as error:
-                said.value = parts.text(f"{name}: {error}")
-                return
-            controls["clip"].options = list(state["sounds"])
-            controls["clip"].value = f"{name} (yours)"
+    def dropped(name: str, content: bytes) -> None:
+        try:
+            state["sounds"][f"{name} (yours)"] = parts.decode(name, content)
+        except audio.Unusable as error:
+            said.value = parts.text(f"{name}: {error}")
+            return
+        controls["clip"].options = list(state["sounds"])
+        controls["clip"].value = f"{name} (yours)"
 
     def to_usual(_) -> None:
         state["held"] = True
@@ -145,10 +142,9 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
     parts.remember("mel_laboratory", controls)
     for control in controls.values():
         control.observe(show, "value")
-    drop.observe(dropped, "value")
     reset.on_click(to_usual)
     show()
-    left = w.VBox([*controls.values(), w.HBox([drop, reset])], layout=w.Layout(width="26em"))
+    left = w.VBox([*controls.values(), w.HBox([parts.FileDrop(dropped), reset])], layout=w.Layout(width="26em"))
     right = w.VBox([numbers, original, again, said], layout=w.Layout(flex="1 1 20em"))
     row = w.HBox([left, right], layout=w.Layout(flex_flow="row wrap"))
-    return parts.Panel([row, figure], lambda: analyse(wave(), config()).figure)
+    return parts.Panel([row, figure], lambda: state["figure"])

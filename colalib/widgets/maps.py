@@ -153,12 +153,6 @@ def embedding_map(
         k=k,
         **sounds,
     )
-    upload = w.FileUpload(
-        accept="audio/*,.flac,.wav,.mp3,.ogg",
-        description="a file of yours",
-        multiple=True,
-        layout=w.Layout(width="auto"),
-    )
     path = w.Text(placeholder="or a path, then Enter", continuous_update=False, layout=w.Layout(width="24em"))
     said = w.HTML()
 
@@ -170,12 +164,11 @@ def embedding_map(
         page.added = [*page.added, point | {"near": [near.tolist() for _, near in found]}]
         said.value = f"{parts.text(name)}: the star on the map; its nearest are listed"
 
-    def uploaded(change) -> None:
-        for name, content in parts.uploaded(change["new"]):
-            try:
-                add(name, parts.decode(name, content))
-            except audio.Unusable as error:
-                said.value = f"{parts.text(name)}: {parts.text(str(error))}"
+    def dropped(name: str, content: bytes) -> None:
+        try:
+            add(name, parts.decode(name, content))
+        except audio.Unusable as error:
+            said.value = parts.text(f"{name}: {error}")
 
     def typed(change) -> None:
         if change["new"].strip():
@@ -183,14 +176,15 @@ def embedding_map(
             try:
                 add(file.name, audio.load_audio(file))
             except audio.Unusable as error:
-                said.value = f"{parts.text(file.name)}: {parts.text(str(error))}"
+                said.value = parts.text(f"{file.name}: {error}")
 
-    upload.observe(uploaded, "value")
     path.observe(typed, "value")
     parts.remember("embedding_map", {"column": page}, "column")
     children = [page]
     if all(s.encoder is not None for s in spaces.values()):
-        children.append(w.HBox([upload, path, said], layout=w.Layout(flex_flow="row wrap", align_items="center")))
+        children.append(
+            w.HBox([parts.FileDrop(dropped), path, said], layout=w.Layout(flex_flow="row wrap", align_items="center"))
+        )
     return parts.Panel(children, lambda: _still(store, spaces, page.column))
 
 

@@ -13,11 +13,13 @@ from contextlib import suppress
 from html import escape as text
 from pathlib import Path
 
+import anywidget
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
+import traitlets
 from matplotlib.figure import Figure
 
 from colalib import audio, course
@@ -98,9 +100,34 @@ def rows(frame: pd.DataFrame) -> str:
     return page.replace("<th>", "<th style='padding-right:14px'>").replace("<td>", "<td style='padding-right:14px'>")
 
 
-def uploaded(value) -> list[tuple[str, bytes]]:
-    """Names and contents of what was handed to a FileUpload."""
-    return [(Path(file["name"]).name, bytes(file["content"])) for file in value]
+class FileDrop(anywidget.AnyWidget):
+    """A button that takes audio files, chosen or dropped on it; `on_file(name, content)` is called for each."""
+
+    _esm = """
+    export default { render({ model, el }) {
+      const input = document.createElement("input"), button = document.createElement("button");
+      Object.assign(input, { type: "file", multiple: true, accept: "audio/*,.flac,.wav,.mp3,.ogg", hidden: true });
+      Object.assign(button, { textContent: model.get("label"), title: "choose files, or drop them here" });
+      button.className = "jupyter-widgets jupyter-button widget-button";
+      button.style.width = "auto";
+      const mark = (on) => (event) => { event.preventDefault(); button.style.outline = on ? "2px dashed #0072b2" : ""; };
+      async function take(files) {
+        for (const file of files) model.send({ name: file.name }, undefined, [await file.arrayBuffer()]);
+        input.value = "";
+      }
+      button.onclick = () => input.click();
+      input.onchange = () => take(input.files);
+      button.ondragover = mark(true);
+      button.ondragleave = mark(false);
+      button.ondrop = (event) => { mark(false)(event); event.stopPropagation(); take(event.dataTransfer.files); };
+      el.append(button, input);
+    } };
+    """
+    label = traitlets.Unicode("a file of yours").tag(sync=True)
+
+    def __init__(self, on_file: Callable[[str, bytes], None]):
+        super().__init__()
+        self.on_msg(lambda _, content, buffers: on_file(Path(content["name"]).name, bytes(buffers[0])))
 
 
 def decode(name: str, content: bytes) -> np.ndarray:
