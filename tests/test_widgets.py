@@ -4,6 +4,7 @@ import base64
 import json
 import time
 
+import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -161,6 +162,8 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path):
     run = tmp_path / "panel" / "run-1"
     given = ["pretrain", str(mel_store.path), "--steps", "60", "--batch-size", "16"]
     job = panel.Job(run, given)
+    made_anew = panel.training_panel([mel_store.path], run.parent)  # before the run has written a thing
+    wait(lambda: not named(made_anew, w.Button, "Stop").disabled, 10)
     wait(lambda: len(panel.metrics(run)) > 2)
     assert 0 < panel.progress(run)[0] < 1
     assert panel.Job(run).found(), "a later kernel finds it"

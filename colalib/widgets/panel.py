@@ -343,9 +343,9 @@ def training_panel(
     refresh()
     ready(True)
     draw()
-    running = [r for r in overlay.options if Job(folder / r).found()]
-    if running:  # started by an earlier kernel
-        begin(folder / running[-1], None)
+    running = [run for p in sorted(folder.glob("*.pid")) if Job(run := p.with_suffix("")).found()]
+    if running:  # started by an earlier kernel or an earlier run of the cell
+        begin(running[-1], None)
     buttons = w.HBox([train, stop, resume])
     left = [*settings.values(), *([start_from] if starts else []), minutes, name, buttons, bar, said, failure]
     flow = w.Layout(flex_flow="row wrap", align_items="flex-start")

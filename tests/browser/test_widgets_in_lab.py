@@ -121,8 +121,10 @@ class Page:
 
     def run_all(self, seconds=240):
         prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
+        idle = self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
+            idle.wait_for(timeout=1000 * seconds)
             found = self.page.evaluate(prompts)
             if all(re.search(r"\d", prompt) for prompt in found):
                 return
@@ -172,6 +174,7 @@ def opened(lab, browser):
 
     yield open_
     for page in pages:
+        print(page.output().inner_text())  # told if the test failed
         page.close()
 
 
