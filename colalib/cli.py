@@ -50,15 +50,26 @@ def list_corpora(args) -> None:
     from colalib import corpora
 
     for name, text in corpora.KNOWN.items():
-        there = (
-            "on disk"
-            if (corpora.data_folder(args.data) / name).is_dir()
-            else "rendered when asked for"
-            if name == "scores"
-            else "not on disk"
-        )
-        print(f"{name:12} {text} [{there}]")
-    print("FOLDER       any folder with an index.csv, one sub-folder a class, or unlabelled audio")
+        there = "to be fetched" if name in corpora.PARTS else "rendered when asked for"
+        if corpora.place(name, args.data).is_dir():
+            there = "on disk"
+        print(f"{name:15} {text} [{there}]")
+    print("FOLDER          any folder with an index.csv, one sub-folder a class, or unlabelled audio")
+
+
+def fetch(args) -> None:
+    from colalib import corpora
+    from colalib.corpora import download
+
+    if args.name in corpora.PARTS and args.licence is None:
+        print(f"{args.name}: {corpora.KNOWN[args.name]}")
+        for archive in (download.ARCHIVES[part] for part in corpora.PARTS[args.name]):
+            print(f"  {archive.url}: {archive.packed / 1e9:.2f} GB, unpacked up to {archive.unpacked / 1e9:.1f} GB")
+        licence = download.ARCHIVES[corpora.PARTS[args.name][-1]].licence
+        raise UserError(f"nothing fetched yet: if you accept the licence, add --licence {licence!r}")
+    for folder in corpora.fetch(args.name, args.licence, args.data):
+        print(folder)
+    print(f"next: python -m colalib prepare {args.name} --out stores/{args.name}")
 
 
 def prepare(args) -> None:
@@ -289,8 +300,15 @@ def parser() -> argparse.ArgumentParser:
     made = command("corpora", list_corpora, "known corpora, and which are on disk")
     made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
 
+    made = command("fetch", fetch, "fetch a public corpus")
+    made.add_argument("name", help="fma_small, fma_medium, fma_large, esc50, esc10, fsdd, speech_commands or nsynth")
+    made.add_argument(
+        "--licence", help="the licence that you accept, by its name; without it the call tells which it is"
+    )
+    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
+
     made = command("prepare", prepare, "turn a corpus into a store of log-mel frames")
-    made.add_argument("corpus", help="scores, fma_small, fma_medium, fma_large, or a folder of audio")
+    made.add_argument("corpus", help="scores, a corpus that was fetched, or a folder of audio")
     made.add_argument(
         "--out", required=True, metavar="STORE", help="folder to write; an interrupted call goes on when repeated"
     )

@@ -62,3 +62,38 @@ def executed(tmp_path_factory):
     command = [sys.executable, "-m", "colalib", "course"]
     ended = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, cwd=root)
     return ended, root / "runs" / "test"
+
+
+FMA_TRACKS = [  # id, subset, split, artist, genre
+    (2, "small", "training", 1, "Hip-Hop"),
+    (5, "small", "validation", 2, "Rock"),
+    (10, "small", "test", 3, "Hip-Hop"),
+    (140, "medium", "training", 4, "Rock"),
+    (1040, "large", "training", 5, None),
+    (1041, "large", "training", 3, None),  # its artist is on the test side
+    (99134, "large", "training", 6, "Rock"),  # known to be silent
+    (98565, "medium", "training", 7, "Rock"),  # known to be short
+]
+
+
+@pytest.fixture
+def fma(tmp_path):
+    """A folder like FMA's: tracks.csv with two header rows and a row with the index' name, MP3s by id."""
+    columns = pd.MultiIndex.from_tuples(
+        [("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "genre_top"), ("track", "title")]
+    )
+    rows = [
+        (artist, split, subset, genre, 'a, "title"\nof two lines') for _, subset, split, artist, genre in FMA_TRACKS
+    ]
+    table = pd.DataFrame(rows, columns=columns, index=pd.Index([t[0] for t in FMA_TRACKS], name="track_id"))
+    (tmp_path / "fma_metadata").mkdir()
+    table.to_csv(tmp_path / "fma_metadata" / "tracks.csv")
+    lines = (tmp_path / "fma_metadata" / "tracks.csv").read_text().splitlines()
+    assert lines[2].startswith("track_id")
+    for name, subsets in {"fma_small": ["small"], "fma_large": ["small", "medium", "large"]}.items():
+        for track, subset, *_ in FMA_TRACKS:
+            if subset in subsets:
+                path = tmp_path / name / f"{track:06d}"[:3] / f"{track:06d}.mp3"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, np.tile(tone(300 + track % 7, 1, track, 44_100), 3), 44_100)
+    return tmp_path

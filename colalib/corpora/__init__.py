@@ -6,20 +6,43 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
-from colalib.corpora import fma, folder, scores
+from colalib.corpora import download, fma, folder, public, scores
 from colalib.corpora.table import AUDIO, NAMED, Corpus, split_form
 from colalib.errors import UserError
 from colalib.files import locked
 
-__all__ = ["AUDIO", "KNOWN", "NAMED", "Corpus", "data_folder", "load", "split_form"]
+__all__ = ["AUDIO", "KNOWN", "NAMED", "PARTS", "Corpus", "data_folder", "fetch", "load", "split_form"]
 
 KNOWN = {
     "scores": "1,600 clips, 4 h; 8 kinds of music, instrument family, metre; rendered here; licences: data/README.md",
     "fma_small": "8,000 clips, 67 h, 7.2 GiB; 8 balanced genres; each track under its artist's licence",
     "fma_medium": "25,000 clips, 208 h, 22 GiB; 16 genres; each track under its artist's licence",
     "fma_large": "106,574 clips, 888 h, 93 GiB; top genre of some; each track under its artist's licence",
+    "esc50": "2,000 clips, 2.8 h, 0.6 GB; 50 environmental sounds, five folds; CC BY-NC 3.0",
+    "esc10": "400 clips of esc50; 10 environmental sounds, five folds",
+    "fsdd": "2,500 clips, 0.3 h, 12 MB; ten spoken digits, folds by speaker; CC BY-SA 4.0",
+    "speech_commands": "105,829 clips, 29 h, 2.4 GB; 35 spoken words, official split; CC BY 4.0",
+    "nsynth": "16,774 notes, 19 h, 1.4 GB (its valid and test parts); instrument family, source, pitch; CC BY 4.0",
+}
+PARTS = {  # archives (download.ARCHIVES) that a corpus is made of
+    "fma_small": ("fma_metadata", "fma_small"),
+    "fma_medium": ("fma_metadata", "fma_medium"),
+    "fma_large": ("fma_metadata", "fma_large"),
+    "esc50": ("esc50",),
+    "esc10": ("esc50",),
+    "fsdd": ("fsdd",),
+    "speech_commands": ("speech_commands",),
+    "nsynth": ("nsynth_valid", "nsynth_test"),
+}
+READERS = {
+    "esc50": public.esc50,
+    "esc10": partial(public.esc50, only_ten=True),
+    "fsdd": public.fsdd,
+    "speech_commands": public.speech_commands,
+    "nsynth": public.nsynth,
 }
 
 
@@ -29,6 +52,26 @@ def data_folder(data: str | Path | None = None) -> Path:
         return Path(data or os.environ["COLA_DATA"])
     checkout = Path(__file__).parents[2]
     return checkout / "data" if (checkout / "notebooks").is_dir() else Path("data")
+
+
+def place(name: str, data: str | Path | None = None) -> Path:
+    """The folder where a known corpus lies, or would lie."""
+    inside = download.ARCHIVES[PARTS[name][-1]].folder.split("/")[0] if name in PARTS else name
+    return data_folder(data) / inside
+
+
+def fetch(name: str, licence: str, data: str | Path | None = None, progress: bool = True) -> list[Path]:
+    """Fetch a public corpus into the data folder: the folders that it lies in. What is there is left as it is.
+
+    `licence` is the name of the licence that you accept ("by track" for FMA, whose artists chose theirs one by one).
+    Raises `UserError` where the name or the licence is another, and as `download.fetch` does.
+    """
+    if name not in PARTS:
+        raise UserError(f"{name} cannot be fetched: those that can are {', '.join(PARTS)}")
+    archives = [download.ARCHIVES[part] for part in PARTS[name]]
+    if licence != archives[0].licence:
+        raise UserError(f"{name} comes under another licence: {archives[0].licence}: name that one if you accept it")
+    return [download.fetch(archive, data_folder(data), progress) for archive in archives]
 
 
 def load(
@@ -43,7 +86,7 @@ def load(
     A folder is read by its `index.csv` (column `path`; `label`, `group`, `split`, `clip_id` and further label columns
     as it has them), or as one sub-folder a class, or as unlabelled audio. `labels` ("folder" or "none") settles which
     of the last two; by default sub-folders are classes where every file lies exactly one level down.
-    `scores` is rendered at the first call (`clips_per_class` sets its size); FMA is looked for in `data`.
+    `scores` is rendered at the first call (`clips_per_class` sets its size); others are looked for in `data` (`fetch`).
 
     Raises `UserError` when there is no such corpus or its table breaks a rule.
     """
@@ -54,6 +97,13 @@ def load(
         with locked(root):
             scores.build(root, clips_per_class=clips_per_class, jobs=jobs)
         return folder.load(root, name="scores")
+    if name in READERS:
+        root = place(name, data)
+        if not root.is_dir():
+            raise UserError(
+                f"{root} not found: fetch it with `python -m colalib fetch {name}`, or name its folder with --data"
+            )
+        return READERS[name](root)
     if name in KNOWN:
         return fma.load(str(name), data_folder(data))
     if not Path(name).is_dir():

@@ -28,7 +28,8 @@ def load(name: str, data: Path) -> Corpus:
     for needed in (root, tracks):
         if not needed.exists():
             raise UserError(
-                f"{needed} not found: unpack {name}.zip and fma_metadata.zip in {data}, or name their folder with --data"
+                f"{needed} not found: fetch it with `python -m colalib fetch {name}`, or unpack {name}.zip and "
+                f"fma_metadata.zip in {data}, or name their folder with --data"
             )
     try:
         table = pd.read_csv(tracks, index_col=0, header=[0, 1], low_memory=False)

@@ -92,16 +92,16 @@ def browser():
 class Page:
     """A notebook that was opened and run to its end, with all that went wrong on the way."""
 
-    def __init__(self, browser, lab, name, width=1300):
+    def __init__(self, browser, lab, name, place="lab/tree"):
         self.address, self.root = lab
         self.wrong, self.outside = [], []
-        self.context = browser.new_context(viewport={"width": width, "height": 1000})
+        self.context = browser.new_context(viewport={"width": 1300, "height": 1000})
         self.page = self.context.new_page()
         self.page.on("pageerror", lambda e: self.wrong.append(f"page error: {e}"))
         self.page.on("request", lambda r: self.watch(r.url))
         self.page.on("requestfailed", lambda r: self.failed(r))
         self.page.on("response", lambda r: r.status >= 400 and self.refused(r))
-        self.page.goto(f"{self.address}/lab/tree/{name}?token=course&reset")
+        self.page.goto(f"{self.address}/{place}/{name}?token=course&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         self.run_all()
 
@@ -145,6 +145,40 @@ class Page:
                 return True
             time.sleep(0.1)
         return False
+
+    def restart(self, and_run=False):
+        self.page.get_by_role("menuitem", name="Kernel", exact=True).click()
+        item = "^Restart Kernel and Run All Cells…" if and_run else "^Restart Kernel…"
+        self.page.get_by_role("menuitem", name=re.compile(item)).click()
+        self.page.locator(".jp-Dialog button.jp-mod-warn, .jp-Dialog button.jp-mod-accept").last.click()
+        time.sleep(3)
+        if and_run:
+            self.run_all()
+
+    def fits(self, width=740):
+        """On half a screen, the file browser closed, nothing is cut off at the right."""
+        usual = self.page.viewport_size
+        self.page.keyboard.press("Control+b")
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        time.sleep(1)
+        beyond = """e => [...e.querySelectorAll("*")].filter(c => c.offsetParent && c.getBoundingClientRect().right
+                         > e.getBoundingClientRect().right + 1).map(c => c.outerHTML.slice(0, 120))"""
+        assert self.output().evaluate(beyond) == []
+        self.page.set_viewport_size(usual)
+        self.page.keyboard.press("Control+b")
+
+    def tabbed(self):
+        """Tab reaches every control of the output, in turn."""
+        controls = """e => [...e.querySelectorAll("button, select, input, audio, canvas, [tabindex='0']")]
+                           .filter(c => !c.disabled && c.tabIndex >= 0 && c.checkVisibility())"""
+        self.output().evaluate(f"e => {{ e.all = ({controls})(e); e.met = new Set(); e.all[0].focus(); }}")
+        note = "e => { e.met.add(document.activeElement); return e.all.every(c => e.met.has(c)); }"
+        for _ in range(150):
+            if self.output().evaluate(note):
+                return
+            self.page.keyboard.press("Tab")
+        missed = "e => e.all.filter(c => !e.met.has(c)).map(c => c.outerHTML.slice(0, 120))"
+        raise AssertionError(f"Tab does not reach {self.output().evaluate(missed)}")
 
     def keep(self, name):
         """For the README: the widget without the lab around it, in 256 colours."""
@@ -190,6 +224,8 @@ def test_mel_laboratory(opened):
     playwright.expect(picture).not_to_have_attribute("src", first, timeout=30_000)
     assert out.locator("table").inner_text() != before
     page.keep("mel_laboratory")
+    page.fits()
+    page.tabbed()
     players = out.locator("audio")
     assert players.count() == 2
     for i in range(2):
@@ -205,6 +241,9 @@ def test_mel_laboratory(opened):
         [mine.name, base64.b64encode(mine.read_bytes()).decode()],
     )
     out.locator(f"select:has(option:text-is('{mine.name} (yours)'))").wait_for()
+    kept = handle.get_attribute("aria-valuenow")
+    page.restart(and_run=True)
+    playwright.expect(handle).to_have_attribute("aria-valuenow", kept)
 
 
 def test_quiz(opened):
@@ -219,6 +258,8 @@ def test_quiz(opened):
     out.get_by_role("button", name="this one").nth(1).click()
     out.get_by_text(re.compile(r"right so far: you \d of 1")).wait_for()
     page.keep("pair_player")
+    page.fits()
+    page.tabbed()
     told = out.inner_text()
     assert re.search(r"random chose \d.*pre-trained chose \d", told) and "positive" in told
     first = out.locator("img").first.get_attribute("src")
@@ -245,6 +286,8 @@ def test_training_panel(opened):
     assert "run-1" in out.locator("table").inner_text()
     out.locator("img[alt^='similarity']").wait_for()
     page.keep("training_panel")
+    page.fits()
+    page.tabbed()
     out.get_by_label("name of the run").fill("run-1")
     out.get_by_role("button", name="Train").click()
     out.get_by_role("alert").get_by_text("holds a run already").wait_for(timeout=60_000)
@@ -270,6 +313,12 @@ def test_sounds_of_a_large_map_are_files(opened):
     assert page.playing(audio)
     assert "/files/data/scores" in audio.evaluate("a => a.src")
     print(f"from click to sound, as a file: {page.output().locator('.cola-map').get_attribute('data-latency')} ms")
+
+
+def test_notebook_7(opened):
+    page = opened("06_embedding_map.ipynb", place="notebooks")
+    page.page.mouse.click(*a_point(page, page.output().locator("canvas").first)[1])
+    assert page.playing(page.output().locator("audio"))
 
 
 def test_embedding_map(opened):
@@ -308,11 +357,9 @@ def test_embedding_map(opened):
     box, found = a_point(page, canvas)
     page.page.mouse.click(*found)
     first = out.locator(".cola-map").get_attribute("data-selected")
-    # without a kernel
-    page.page.get_by_role("menuitem", name="Kernel", exact=True).click()
-    page.page.get_by_role("menuitem", name=re.compile("^Restart Kernel…")).click()
-    page.page.locator(".jp-Dialog button.jp-mod-warn, .jp-Dialog button.jp-mod-accept").last.click()
-    time.sleep(3)
+    page.fits()
+    page.tabbed()
+    page.restart()
     canvas.focus()
     page.page.keyboard.press("ArrowUp")
     page.page.mouse.click(*a_point(page, canvas)[1])
@@ -328,5 +375,7 @@ def test_results_explorer(opened):
     out.locator(".widget-gridbox button:not([disabled])").first.click()
     out.locator("audio").first.wait_for()
     page.keep("results_explorer")
+    page.fits()
+    page.tabbed()
     out.locator("audio").first.evaluate("a => a.play()")
     assert page.playing(out.locator("audio").first)

@@ -1,0 +1,56 @@
+"""The rules of the HEAR API, and that its embeddings are ours."""
+
+import numpy as np
+import pytest
+import torch
+
+from colalib import evaluation, hear
+from colalib.audio import MelConfig, load_audio, log_mel
+from colalib.segments import Clips
+
+
+@pytest.fixture(scope="module")
+def model():
+    return hear.load_model()
+
+
+def test_the_model_says_its_sizes(model):
+    assert isinstance(model, torch.nn.Module)
+    assert model.sample_rate in (16_000, 22_050, 44_100, 48_000)
+    assert isinstance(model.scene_embedding_size, int) and isinstance(model.timestamp_embedding_size, int)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.98, 2.5])
+def test_scenes_and_time_stamps(model, seconds):
+    audio = 0.1 * torch.randn(3, int(seconds * model.sample_rate))
+    scenes = hear.get_scene_embeddings(audio, model)
+    assert scenes.shape == (3, model.scene_embedding_size) and scenes.dtype == torch.float32
+    embeddings, times = hear.get_timestamp_embeddings(audio, model)
+    assert embeddings.dtype == torch.float32 and embeddings.shape == (*times.shape, model.timestamp_embedding_size)
+    assert len(times) == 3 and times[0, 0] == 0 and 1000 * seconds - 60 < times[0, -1] <= 1000 * seconds
+    gaps = times.diff(dim=1)
+    assert ((gaps - gaps.mean()).abs() < 1e-3).all() and (gaps <= 50).all()
+    assert embeddings.isfinite().all() and scenes.isfinite().all()
+
+
+def test_scenes_are_our_embeddings(model, mel_store, folder):
+    path = mel_store.clips["path"][0]
+    audio = torch.from_numpy(load_audio(folder / path))[None]
+    ours = evaluation.embed(model.encoder, Clips([mel_store], [np.array([0])]), progress=False)
+    assert np.allclose(hear.get_scene_embeddings(audio, model).numpy(), ours, rtol=0.01, atol=0.01)
+
+
+def test_a_time_stamp_hears_what_is_around_it(model):
+    audio = torch.zeros(1, 5 * model.sample_rate)
+    audio[:, 3 * model.sample_rate :] = 0.1 * torch.randn(2 * model.sample_rate)
+    embeddings, times = hear.get_timestamp_embeddings(audio, model)
+    still = embeddings[0, times[0] < 2500]
+    assert torch.allclose(still, still[:1].expand_as(still), atol=1e-4)
+    assert (embeddings[0, times[0] == 3000] - still[0]).abs().max() > 0.1
+    segment = torch.from_numpy(log_mel(audio[0].numpy(), MelConfig())[300 - 49 : 300 + 49])[None]
+    assert torch.allclose(model(segment.numpy())[0], embeddings[0, times[0] == 3000][0], atol=1e-4)
+
+
+def test_other_shapes_are_refused(model):
+    with pytest.raises(ValueError, match="shape"):
+        hear.get_scene_embeddings(torch.zeros(16_000), model)
