@@ -319,6 +319,8 @@ def test_notebook_7(opened):
     page = opened("06_embedding_map.ipynb", place="notebooks")
     page.page.mouse.click(*a_point(page, page.output().locator("canvas").first)[1])
     assert page.playing(page.output().locator("audio"))
+    own = "reading 'schema')", "'filebrowser:open-path' not registered."  # Notebook 7.6's, with any notebook
+    page.wrong = [wrong for wrong in page.wrong if not wrong.endswith(own)]
 
 
 def test_embedding_map(opened):
