@@ -5,6 +5,7 @@ Takes paths from `corpora`, gives arrays to `store`. Nothing here knows of corpo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,11 +50,15 @@ class Unusable(Exception):
 def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
     """Decode a file (anything libsndfile reads), mix it to mono and resample it (soxr HQ, librosa's default).
 
-    Reads 30 seconds at a time, so an hour at 96 kHz in stereo needs no more memory than its result.
-
     Returns float32 [samples] in [-1, 1]. Raises `Unusable` with the reason when the file is missing, not audio, cut
     short, shorter than 0.1 s, silent (peak under -80 dBFS) or has samples that are not numbers.
     """
+    return np.concatenate(list(stream(path, sample_rate)))
+
+
+def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
+    """`load_audio` in blocks of up to 30 seconds, float32 [samples], so that ten hours need no more memory than a minute. What
+    is wrong with a file as a whole, such as silence, is raised at its end."""
     path = Path(path)
     try:
         if path.stat().st_size == 0:
@@ -61,15 +66,16 @@ def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
         with soundfile.SoundFile(path) as file:
             rate, promised = file.samplerate, file.frames
             resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-            parts, read = [], 0
-            while True:
+            read, peak, done = 0, 0.0, False
+            while not done:
                 block = file.read(30 * rate, dtype="float32", always_2d=True)  # [samples, channels]
-                read += len(block)
-                mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-                done = len(block) < 30 * rate
-                parts.append(resampler.resample_chunk(mono, last=done) if resampler else mono)
-                if done:
-                    break
+                read, done = read + len(block), len(block) < 30 * rate
+                mono = to_mono(block)
+                wave = resampler.resample_chunk(mono, last=done) if resampler else mono
+                if not np.isfinite(wave).all():
+                    raise Unusable("samples that are not finite numbers")
+                peak = max(peak, np.abs(wave).max(initial=0.0))
+                yield wave
     except FileNotFoundError:
         raise Unusable("file not found") from None
     except (OSError, soundfile.LibsndfileError) as error:
@@ -79,16 +85,22 @@ def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
         raise Unusable(f"unreadable: {reason.strip().rstrip('.')}") from None
     if read < 0.9 * promised and promised - read > rate:  # an MP3's promise is off by up to a quarter of a second
         raise Unusable(f"truncated: {read / rate:.1f} of {promised / rate:.1f} s could be decoded")
-    wave = np.concatenate(parts)
     if read < SHORTEST * rate:
         raise Unusable(f"too short: {1000 * read / rate:.0f} ms (at least {1000 * SHORTEST:.0f} ms)")
-    if not np.isfinite(wave).all():
-        raise Unusable("samples that are not finite numbers")
-    peak = np.abs(wave).max()
     if peak < 10 ** (QUIETEST / 20):
         level = f"{20 * np.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
         raise Unusable(f"silent: peak {level} (at least {QUIETEST:.0f} dBFS)")
-    return wave
+
+
+def to_mono(block: np.ndarray) -> np.ndarray:
+    """The mean of the channels, [samples, channels] → [samples]: channel by channel, many times faster than `mean(axis=1)`."""
+    mono = block[:, 0]
+    if block.shape[1] > 1:
+        mono = mono.copy()
+        for channel in block.T[1:]:
+            mono += channel
+        mono /= block.shape[1]
+    return mono
 
 
 @lru_cache
@@ -102,20 +114,33 @@ def mel_filters(config: MelConfig) -> np.ndarray:
 def log_mel(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Waveform [samples] → natural-log mel magnitudes, float32 [frames, n_mels], time first.
 
-    Equals `log(max(librosa.feature.melspectrogram(power=1.0, ...), floor))`; frames = 1 + samples // hop. Works through
-    the clip in blocks of 2,000 frames, because the complex spectrum of an hour would take gigabytes.
+    Equals `log(max(librosa.feature.melspectrogram(power=1.0, ...), floor))`; frames = 1 + samples // hop.
     """
-    frames = 1 + len(wave) // config.hop
-    padded = np.pad(wave, config.n_fft // 2)
+    return np.concatenate(list(log_mel_stream([wave], config)))
+
+
+def log_mel_stream(blocks: Iterable[np.ndarray], config: MelConfig = MelConfig()) -> Iterator[np.ndarray]:
+    """`log_mel` of a waveform that comes in blocks, 2,000 frames at a time: the complex spectrum of an hour would take
+    gigabytes. The result does not depend on how the waveform was cut."""
+    edge = np.zeros(config.n_fft // 2, np.float32)
+    held, samples, emitted = edge, 0, 0
+    for block in blocks:
+        held, samples = np.concatenate([held, block]), samples + len(block)
+        while len(held) >= 1999 * config.hop + config.n_fft:
+            yield _log_mel_block(held[: 1999 * config.hop + config.n_fft], config)
+            held, emitted = held[2000 * config.hop :], emitted + 2000
+    held = np.concatenate([held, edge])
+    while (left := 1 + samples // config.hop - emitted) > 0:
+        frames = min(left, 2000)
+        yield _log_mel_block(held[: (frames - 1) * config.hop + config.n_fft], config)
+        held, emitted = held[frames * config.hop :], emitted + frames
+
+
+def _log_mel_block(wave: np.ndarray, config: MelConfig) -> np.ndarray:
+    """Log-mel frames [frames, n_mels] of a waveform that begins with the first frame and ends with the last."""
     filters = csr_array(mel_filters(config))  # sparse: the sum doesn't depend on the number of threads, as BLAS's does
-    out = np.empty((frames, config.n_mels), np.float32)
-    for first in range(0, frames, 2000):
-        last = min(first + 2000, frames)
-        block = padded[first * config.hop : (last - 1) * config.hop + config.n_fft]
-        spectrum = librosa.stft(
-            block, n_fft=config.n_fft, hop_length=config.hop, win_length=config.window, center=False
-        )  # [n_fft/2 + 1, frames]
-        out[first:last] = (filters @ np.abs(spectrum)).T
+    spectrum = librosa.stft(wave, n_fft=config.n_fft, hop_length=config.hop, win_length=config.window, center=False)
+    out = (filters @ np.abs(spectrum)).T  # [n_fft/2 + 1, frames] → [frames, n_mels]
     return np.log(np.maximum(out, config.floor, out=out), out=out)
 
 

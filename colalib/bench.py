@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import librosa
 import numpy as np
+import pandas as pd
+import psutil
 import soundfile
+import soxr
 import torch
 from efficientnet_pytorch import EfficientNet
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from colalib import corpora, segments, store, training
+from colalib import audio, corpora, segments, store, training
 from colalib.audio import MelConfig
+from colalib.files import write_json
 from colalib.models import Encoder, choose_recipe
 
 # operator names of the profiler → what a reader would call them; a 1x1 convolution is a matrix product (`mm`)
@@ -111,7 +120,7 @@ def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
 
 def preparing(clips: int = 1200, seconds: float = 8.0) -> dict[str, float]:
     """Seconds of `prepare` on `clips` clips (MP3, 16 kHz, mono, as the demo corpus has; a hundred files over and over) with
-    one process and with two, best of two each after the processes have started; and of a plain loop of librosa calls."""
+    one process and with two, best of two each after the processes have started."""
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder) / "noise", np.random.default_rng(0)
         root.mkdir()
@@ -128,20 +137,7 @@ def preparing(clips: int = 1200, seconds: float = 8.0) -> dict[str, float]:
                 t = time.perf_counter()
                 store.build(corpus, Path(folder) / f"{jobs}-{turn}", jobs=jobs, progress=False)
                 times[name].append(time.perf_counter() - t)
-        t, config = time.perf_counter(), MelConfig()
-        for path in corpus.clips["path"]:
-            wave, rate = librosa.load(root / path, sr=config.sample_rate)
-            mel = librosa.feature.melspectrogram(
-                y=wave,
-                sr=rate,
-                n_fft=config.n_fft,
-                win_length=config.window,
-                hop_length=config.hop,
-                power=1.0,
-                n_mels=64,
-            )
-            np.log(np.maximum(mel, config.floor))
-        return {name: min(values) for name, values in times.items()} | {"librosa loop": time.perf_counter() - t}
+        return {name: min(values) for name, values in times.items()}
 
 
 def loader_share(steps: int = 10) -> float:
@@ -169,8 +165,123 @@ def loader_share(steps: int = 10) -> float:
         return drawing / (drawing + working)
 
 
+def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
+    """Seconds that one core needs for a stereo MP3 at 44.1 kHz of `seconds`, as FMA has: decoding, mixing to mono, resampling,
+    log-mel, the whole as `prepare` does it, and a plain pair of librosa calls to the same end; best of `rounds`."""
+    config, rng = MelConfig(), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+        path = Path(folder) / "a.mp3"
+        soundfile.write(path, 0.1 * rng.standard_normal((int(44_100 * seconds), 2)), 44_100)
+        channels = soundfile.read(path, dtype="float32", always_2d=True)[0]
+        mono, wave = audio.to_mono(channels), audio.load_audio(path)
+
+        def plain() -> np.ndarray:
+            y, rate = librosa.load(path, sr=config.sample_rate)
+            sizes = {
+                "n_fft": config.n_fft,
+                "win_length": config.window,
+                "hop_length": config.hop,
+                "n_mels": config.n_mels,
+            }
+            mel = librosa.feature.melspectrogram(y=y, sr=rate, power=1.0, fmin=config.fmin, fmax=config.fmax, **sizes)
+            return np.log(np.maximum(mel, config.floor)).T
+
+        worst = np.abs(plain() - audio.log_mel(wave, config)).max()
+        if not worst < 1e-3:
+            raise AssertionError(f"prepare and librosa differ by {worst}")
+        parts = {
+            "decoding": lambda: soundfile.read(path, dtype="float32", always_2d=True),
+            "mixing": lambda: audio.to_mono(channels),
+            "resampling": lambda: soxr.resample(mono, 44_100, config.sample_rate),
+            "transform": lambda: audio.log_mel(wave, config),
+            "prepare": lambda: audio.log_mel(audio.load_audio(path), config),
+            "librosa": plain,
+        }
+        return {name: min(timeit.repeat(part, number=1, repeat=rounds)) for name, part in parts.items()}
+
+
+def sparse_store(folder: Path, clips: int = 106_574, frames: int = 3_000) -> Path:
+    """A store of FMA-large's size under `folder` that takes no room: its shards are holes in sparse files (zeros)."""
+    config, size = MelConfig(), max(16, -(-clips // 1000))
+    place = folder / "large"
+    place.mkdir()
+    number = np.arange(clips)
+    for shard in range(-(-clips // size)):
+        n = min(size, clips - shard * size) * frames
+        with open(place / f"frames-{shard:05d}.npy", "wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (n, config.n_mels)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + 2 * n * config.n_mels)
+    table = {"shard": number // size, "start": number % size * frames, "frames": frames, "clip_id": number}
+    table |= {
+        "path": [f"{i // 1000:03d}/{i:06d}.mp3" for i in number],
+        "label": "",
+        "group": number // 7,
+        "split": "train",
+    }
+    pd.DataFrame(table).to_csv(place / "clips.csv", index=False)
+    (place / "quarantine.csv").write_text("path,reason\n")
+    write_json(place / "config.json", {"corpus": "large", "mel": dataclasses.asdict(config)})
+    return place
+
+
+def large_store(pairs: int = 1024) -> dict[str, float]:
+    """A `sparse_store`: seconds to open it and number its clips, the memory (MB) that this adds, and the seconds to draw
+    `pairs` pairs with the default augmentations and without, best of three once their frames are in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, process = sparse_store(Path(folder)), psutil.Process()
+        before, t = process.memory_info().rss, time.perf_counter()
+        made = store.MelStore(place)
+        clips = training.pretraining_clips([made])
+        found = {"open": time.perf_counter() - t, "memory": (process.memory_info().rss - before) / 1e6}
+        config = training.PretrainConfig()
+        for name, augment in (("draw", (config.filter_db, config.mask_bands)), ("draw plain", ())):
+            call = partial(segments.pair_batch, clips, 0, pairs, 0, *augment)
+            call()
+            found[name] = min(timeit.repeat(call, number=1, repeat=3))
+        return found | {"clips": len(made), "size": sum(p.stat().st_size for p in place.iterdir()) / 1e9}
+
+
+MEMORY = """
+import resource, sys, torch
+from colalib.training import Cola, PretrainConfig
+batch, chunk = map(int, sys.argv[1:])
+module = Cola(PretrainConfig(chunk=chunk), 1.0)
+module.encoder.branches(*torch.randn(2, 2, 98, 64), chunk=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+module.objective(*module.encoder.branches(*torch.randn(2, batch, 98, 64), chunk=chunk))[0].backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def peak_memory(batch: int = 256, chunk: int = 32) -> dict[str, float]:
+    """Peak memory (MB) that forward and backward of `batch` pairs add to a process, whole and in chunks (`--chunk`)."""
+    found = {}
+    for name, size in (("whole", 0), ("chunks", chunk)):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(batch), str(size)], capture_output=True, text=True, check=True
+        )
+        found[name] = int(done.stdout) / (1e3 if sys.platform != "darwin" else 1e6)  # macOS counts bytes
+    return found
+
+
+def activations(arch: str = "b0-small") -> float:
+    """Memory (MB) that one segment's forward pass keeps for the backward pass, in float32, on any device."""
+    encoder, kept = Encoder(arch, recipe="float32").train(), {}
+    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() not in weights:
+            kept[x.untyped_storage().data_ptr()] = x  # held, so that no address is used twice
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        encoder(torch.randn(8, 98, 64))
+    return sum(x.untyped_storage().nbytes() for x in kept.values()) / 8 / 1e6
+
+
 def run(quick: bool = False) -> None:
-    """Print all sections as plain text; about 2 minutes, 40 s with quick (b0-small only, fewer rounds and clips)."""
+    """Print all sections as plain text; about 3 minutes, 1 with quick (b0-small only, fewer rounds and clips)."""
     archs = ("b0-small",) if quick else ("b0", "b0-small")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, recipe {choose_recipe()}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows has none
@@ -200,9 +311,33 @@ def run(quick: bool = False) -> None:
 
     clips = 300 if quick else 1200
     times = preparing(clips)
-    one, two, loop = times.values()
-    print(f"\nPreparing {clips} clips of 8 s: one process {one:.1f} s, two {two:.1f} s ({one / two:.2f}x);")
-    print(f"a loop of librosa.load and melspectrogram {loop:.1f} s ({loop / one:.2f}x of one process)")
+    one, two = times.values()
+    print(f"\nPreparing {clips} clips of 8 s: one process {one:.1f} s, two {two:.1f} s ({one / two:.2f}x)")
+
+    parts = preparing_parts()
+    whole = parts["prepare"]
+    shares = ", ".join(f"{n} {100 * parts[n] / whole:.0f}%" for n in ("decoding", "mixing", "resampling", "transform"))
+    print(
+        f"\nA stereo MP3 of 30 s at 44.1 kHz, one core: {1000 * whole:.0f} ms ({30 / whole:.0f} times real time), of which"
+    )
+    print(
+        f"{shares}; librosa.load and melspectrogram {1000 * parts['librosa']:.0f} ms ({parts['librosa'] / whole:.2f}x)"
+    )
+
+    found = large_store()
+    print(
+        f"\nA store of {found['clips']:,} clips ({found['size']:.0f} GB, sparse): opened in {found['open']:.2f} s with",
+        end=" ",
+    )
+    print(f"{found['memory']:.0f} MB; 1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms,", end=" ")
+    print(f"augmented in {1000 * found['draw']:.0f} ms")
+
+    memory = peak_memory()
+    print(
+        f"\nPeak memory of forward and backward of 256 pairs: {memory['whole']:.0f} MB, in chunks of 32 segments",
+        end=" ",
+    )
+    print(f"{memory['chunks']:.0f} MB ({memory['chunks'] / memory['whole']:.2f}x)")
 
 
 def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:

@@ -77,7 +77,8 @@ def prepare(args) -> None:
 
     kwargs = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
     corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **kwargs)
-    made = store.build(corpus, args.out, jobs=args.jobs)
+    with store.backend(args.backend, args.scheduler):
+        made = store.build(corpus, args.out, jobs=args.jobs)
     hours = made.mel.seconds(made.clips["frames"].sum()) / 3600
     print(f"{made.path}: {len(made)} clips, {hours:.2f} h of log-mel frames")
     if len(made.quarantine):
@@ -89,10 +90,14 @@ def prepare(args) -> None:
 
 def pretrain(args) -> None:
     from colalib import training
+    from colalib.runs import rank
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
-    out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator)
-    print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
+    trainer = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
+    trainer |= {"precision": args.precision} if args.precision else {}
+    out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator, trainer=trainer)
+    if rank() == 0:
+        print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
 
 def finetune(args) -> None:
@@ -102,21 +107,20 @@ def finetune(args) -> None:
         raise UserError("give --encoder ENC or --scratch, one of the two")
     config = configure(FinetuneConfig, args, {"epochs": 20})
     out = training.finetune(args.store, args.out, config, args.encoder, args.resume, args.accelerator)
-    report(*evaluation.evaluate(args.store, [out]), out / "results.json")
+    report(*evaluation.evaluate(args.store, [out], args.accelerator), out / "results.json")
 
 
 def evaluate(args) -> None:
     from colalib import evaluation
 
-    report(*evaluation.evaluate(args.store, args.run), args.out)
+    report(*evaluation.evaluate(args.store, args.run, args.accelerator), args.out)
 
 
 def probe(args) -> None:
     from colalib import evaluation
 
-    report(
-        *evaluation.probe(args.store, args.encoder, args.label, args.fold, args.folds, args.arch, args.seed), args.out
-    )
+    task = args.label, args.fold, args.folds, args.arch, args.seed
+    report(*evaluation.probe(args.store, args.encoder, *task, accelerator=args.accelerator), args.out)
 
 
 def compare(args) -> None:
@@ -174,8 +178,14 @@ def report_comparison(results: dict, predictions, out: Path) -> None:
 def embed(args) -> None:
     from colalib import evaluation
 
-    n, d = evaluation.embed_to_file(args.source, args.encoder, args.out, args.arch, args.seed)
+    n, d = evaluation.embed_to_file(args.source, args.encoder, args.out, args.arch, args.seed, args.accelerator)
     print(f"{args.out}: {n} embeddings of {d} numbers")
+
+
+def export(args) -> None:
+    from colalib.export import to_onnx
+
+    print(f"{args.out}: written; onnxruntime's results differ from torch's by {to_onnx(args.encoder, args.out):.1e}")
 
 
 def bench(args) -> None:
@@ -278,7 +288,7 @@ def parser() -> argparse.ArgumentParser:
 
     def accelerator(made):
         made.add_argument(
-            "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to train"
+            "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute"
         )
 
     def task(made):
@@ -312,7 +322,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--out", required=True, metavar="STORE", help="folder to write; an interrupted call goes on when repeated"
     )
-    made.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores")
+    made.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores, or all of a cluster")
+    made.add_argument(
+        "--backend", choices=["loky", "threading", "dask"], help="processes (default), threads, a cluster"
+    )
+    made.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster")
     made.add_argument(
         "--labels", choices=["folder", "none"], help="sub-folders are classes, or no labels (default: by the layout)"
     )
@@ -324,6 +338,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("store", nargs="+")
     training_options(made, PretrainConfig)
+    made.add_argument("--devices", type=count, default=1, help="processes on this machine, one a GPU")
+    made.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
+    made.add_argument("--strategy", default="auto", help="Lightning's strategy, e.g. ddp")
+    made.add_argument("--precision", help="Lightning's precision (default: bf16-mixed on cuda, else 32-true)")
 
     made = command(
         "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
@@ -337,12 +355,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("store")
     made.add_argument("run", nargs="+")
     made.add_argument("--out", metavar="FILE.json")
+    accelerator(made)
 
     made = command("probe", probe, "linear probe of a frozen encoder, or of mel statistics")
     made.add_argument("store")
     encoder(made, ", or mel-stats")
     task(made)
     made.add_argument("--out", metavar="FILE.json")
+    accelerator(made)
 
     made = command(
         "compare", compare, "mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table"
@@ -381,6 +401,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("source", help="folder of audio, or a store")
     encoder(made)
     made.add_argument("--out", required=True, metavar="FILE.npz")
+    accelerator(made)
+
+    made = command("export", export, "an encoder as an ONNX file, checked against torch")
+    made.add_argument("--encoder", required=True, metavar="ENC", help="a run folder, or default")
+    made.add_argument("--out", required=True, metavar="FILE.onnx")
 
     made = command("bench", bench, "speed of training and preparing, as ratios to a reference in the same run")
     made.add_argument("--quick", action="store_true", help="shorter, noisier")

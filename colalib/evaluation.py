@@ -6,9 +6,12 @@ such a table into `results.json`. Figures are drawn elsewhere, from these.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +29,11 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from colalib import corpora, training
-from colalib.corpora.table import Split, splits
+from colalib.corpora.table import Corpus, Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint
 from colalib.intervals import summary
-from colalib.models import Encoder, in_threads
+from colalib.models import Encoder, choose_device, in_threads
 from colalib.runs import Pretrained, load_encoder
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
@@ -55,8 +58,9 @@ ABLATION = {  # what differs from the defaults of PretrainConfig
 # ------------------------------------------------------------------------------------------------ features
 
 
-def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | torch.device = "cpu") -> np.ndarray:
+def embed(encoder: Encoder, clips: Clips, progress: bool = True, accelerator: str = "auto") -> np.ndarray:
     """Clip embeddings, float32 [n, d]: the mean of `Encoder.readout` over a clip's segments (98 frames every 49)."""
+    device, home = choose_device(accelerator), next(encoder.parameters()).device
     encoder = encoder.eval().to(device)
 
     @torch.no_grad()
@@ -70,6 +74,7 @@ def embed(encoder: Encoder, clips: Clips, progress: bool = True, device: str | t
         for part in in_threads(read, clip_batches(clips, HOP)):
             parts.append(part)
             bar.update(len(part))
+    encoder.to(home)
     return np.concatenate(parts)
 
 
@@ -114,15 +119,17 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True)
     on the validation side, then with `refit` it is fitted on train + valid, else on train alone. Returns predictions for the
     test side. (Validation accuracy would choose almost at random: a clip or two decide.)"""
 
-    def fit(rows: np.ndarray, strength: float):
-        with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: threads only wait for each other
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x[rows], y[rows])
+    def fit(rows: np.ndarray, strength: float) -> Pipeline:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x[rows], y[rows])
 
     valid = split.valid[np.isin(y[split.valid], y[split.train])]
-    losses = {c: tempered_loss(fit(split.train, c), x[valid], y[valid]) for c in STRENGTHS}
-    best = min(losses, key=losses.get)
-    return fit(np.concatenate([split.train, split.valid]) if refit else split.train, best).predict(x[split.test])
+    # in small matrices threads only wait for each other: rather a thread for each strength
+    with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        models = pool.map(lambda c: fit(split.train, c), STRENGTHS)
+        losses = {c: tempered_loss(model, x[valid], y[valid]) for c, model in zip(STRENGTHS, models)}
+        best = min(losses, key=losses.get)
+        return fit(np.concatenate([split.train, split.valid]) if refit else split.train, best).predict(x[split.test])
 
 
 def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
@@ -185,11 +192,12 @@ def probe(
     arch: str = "b0-small",
     seed: int = 0,
     progress: bool = True,
+    accelerator: str = "auto",
 ) -> tuple[dict, pd.DataFrame]:
     """Linear probe of one encoder (a run folder, `random` or `mel-stats`) on one task: (results, predictions)."""
     store = open_store(store)
     divisions = splits(store.clips, label, fold, folds)
-    features, loaded = frozen_features(store, encoder, arch, seed, progress)
+    features, loaded = frozen_features(store, encoder, arch, seed, progress, accelerator=accelerator)
     name = loaded.name if loaded else "mel-stats"
     predictions = judge(store, features, name, label, divisions, seed)
     return summary(predictions, {name: overlap(store, divisions, loaded) if loaded else 0}), predictions
@@ -202,6 +210,7 @@ def frozen_features(
     seed: int = 0,
     progress: bool = True,
     keep: Path | None = None,
+    accelerator: str = "auto",
 ) -> tuple[np.ndarray, Pretrained | None]:
     """Features of all clips of a store, [n, d], and the encoder they come from (None for `mel-stats`). A random encoder is
     calibrated on the clips that pre-training could have seen. `keep`: a folder where features are written and found again,
@@ -218,7 +227,7 @@ def frozen_features(
         return np.load(kept), loaded
     if encoder == "random":
         calibrate(loaded.encoder, training.pretraining_clips([store]), seed)
-    features = embed(loaded.encoder, clips, progress)
+    features = embed(loaded.encoder, clips, progress, accelerator)
     if kept:
         with atomic(kept) as file:
             np.save(file, features)
@@ -252,17 +261,18 @@ def compare(
     statistics, _ = frozen_features(store, "mel-stats")
     parts = [judge(store, statistics, "mel-stats", label, divisions)]
     for seed in range(seeds):
-        random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress, keep)
+        random, _ = frozen_features(store, "random", loaded.encoder.arch, seed, progress, keep, accelerator)
         parts.append(judge(store, random, "random", label, divisions, seed))
     for name, method in (("probe", linear_probe), ("kNN", knn)):
         for seed, run in enumerate(encoders):
-            features, _ = frozen_features(store, run, progress=progress, keep=keep)
+            features, _ = frozen_features(store, run, progress=progress, keep=keep, accelerator=accelerator)
             parts.append(judge(store, features, name, label, divisions, seed, method))
     seen = overlap(store, divisions, loaded)
     seen_by = {"probe": seen, "kNN": seen}
     for k in filter(None, labels_per_class):
         for seed in range(seeds):
-            features, _ = frozen_features(store, encoders[seed % len(encoders)], progress=progress, keep=keep)
+            run = encoders[seed % len(encoders)]
+            features, _ = frozen_features(store, run, progress=progress, keep=keep, accelerator=accelerator)
             parts.append(judge(store, statistics, "mel-stats", label, divisions, seed, labels_per_class=k))
             parts.append(judge(store, features, "probe", label, divisions, seed, labels_per_class=k))
         seen_by[f"probe ({k} a class)"] = seen
@@ -323,7 +333,7 @@ def ablation(
     store, out = open_store(store), Path(out)
     divisions, keep = splits(store.clips, label), out / "features"
     parts = [judge(store, frozen_features(store, "mel-stats")[0], "mel-stats", label, divisions)]
-    random = [frozen_features(store, "random", finetune.arch, s, progress, keep)[0] for s in range(seeds)]
+    random = [frozen_features(store, "random", finetune.arch, s, progress, keep, accelerator)[0] for s in range(seeds)]
     parts += [judge(store, x, "random", label, divisions, s) for s, x in enumerate(random)]
     seen_by = {}
     for name, changes in ABLATION.items():
@@ -331,7 +341,7 @@ def ablation(
             config = replace(training.PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
             run = out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
-            features, loaded = frozen_features(store, run, progress=progress, keep=keep)
+            features, loaded = frozen_features(store, run, progress=progress, keep=keep, accelerator=accelerator)
             parts.append(judge(store, features, name, label, divisions, seed))
             seen_by[name] = seen_by["fine-tuned"] = overlap(store, divisions, loaded)
     defaults = [out / f"{next(iter(ABLATION))}-{seed}" for seed in range(seeds)]
@@ -345,7 +355,9 @@ def read_predictions(run: Path | str) -> pd.DataFrame:
     return pd.read_csv(Path(run) / "predictions.csv", dtype=str, keep_default_na=False).astype({"seed": int})
 
 
-def evaluate(store: MelStore | Path | str, runs: list[Path | str]) -> tuple[dict, pd.DataFrame]:
+def evaluate(
+    store: MelStore | Path | str, runs: list[Path | str], accelerator: str = "auto"
+) -> tuple[dict, pd.DataFrame]:
     """Saved classifiers on the test clips of their task, side by side: (results, predictions). Runs that differ only in
     their seed, by `config.json`, count as seeds of one model."""
     store = open_store(store)
@@ -353,6 +365,7 @@ def evaluate(store: MelStore | Path | str, runs: list[Path | str]) -> tuple[dict
     for run in runs:
         module, loaded = training.load_classifier(run)
         loaded.check(store)
+        module.to(choose_device(accelerator))
         config = module.config
         division = splits(store.clips, config.label, config.fold)[0]
         parts.append(training.predict(module, store, division, Path(run).name))
@@ -361,8 +374,48 @@ def evaluate(store: MelStore | Path | str, runs: list[Path | str]) -> tuple[dict
     return summary(predictions, seen_by), predictions
 
 
+@dataclass
+class Embedded:
+    """`vectors` float32 [n, d], a row for each row of `clips` (clip_id, path, and what else the table has); `left_out`: path
+    and reason of each clip that could not be used."""
+
+    vectors: np.ndarray
+    clips: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def embed_audio(
+    source: str | Path | list[str | Path], encoder: str | Path = "default", accelerator: str = "auto", jobs: int = -1
+) -> Embedded:
+    """Embeddings of audio: of a file, a list of files, or a folder (as `corpora.load` reads it), by the encoder of a run
+    folder or the one that comes with the package. Also known as `colalib.embed`.
+
+    >>> found = colalib.embed("recordings")
+    >>> found.vectors.shape, found.clips["path"], found.left_out
+
+    Raises `UserError` if there is no such folder, encoder, or usable clip.
+    """
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        corpus = corpora.load(source)
+    else:
+        files = [Path(f).absolute() for f in ([source] if isinstance(source, str | Path) else source)]
+        if not files:
+            raise UserError("no files to embed")
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        corpus = Corpus("files", root, pd.DataFrame({"path": [f.relative_to(root).as_posix() for f in files]}))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        store = build(corpus, Path(place) / "store", jobs=jobs, progress=False)
+        vectors, _ = frozen_features(store, encoder, progress=False, accelerator=accelerator)
+    return Embedded(vectors, store.clips.drop(columns=["shard", "start", "frames"]), store.quarantine)
+
+
 def embed_to_file(
-    source: Path | str, encoder: str | Path, out: Path | str, arch: str = "b0-small", seed: int = 0
+    source: Path | str,
+    encoder: str | Path,
+    out: Path | str,
+    arch: str = "b0-small",
+    seed: int = 0,
+    accelerator: str = "auto",
 ) -> tuple[int, int]:
     """Embed a store, or a folder of audio, into an .npz: clip_id, embedding float32 [n, d], and the table's columns as
     fixed-width text (no pickle). A folder's frames are prepared beside `out`. Returns (n, d)."""
@@ -371,7 +424,7 @@ def embed_to_file(
         store = MelStore(source)
     else:
         store = build(corpora.load(source), out.with_suffix(".store"))
-    features, _ = frozen_features(store, encoder, arch, seed)
+    features, _ = frozen_features(store, encoder, arch, seed, accelerator=accelerator)
     columns = {
         c: np.array(store.clips[c].tolist(), dtype=str) for c in store.clips if c not in ("shard", "start", "frames")
     }

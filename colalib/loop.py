@@ -9,34 +9,43 @@ import csv
 import logging
 import math
 import signal
+import threading
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from colalib.errors import UserError
 from colalib.files import atomic
-from colalib.runs import read_checkpoint
+from colalib.models import choose_device
+from colalib.runs import rank, read_checkpoint
 from colalib.segments import Steps
 from colalib.settings import check_limits
 
-CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps
+CHECKPOINT_STEPS, CHECKPOINT_MINUTES = (
+    50,
+    10,
+)  # last.ckpt is written every so many steps, or minutes if these pass first
+LOADERS = 4  # processes that draw batches while a GPU works
 
 
 class Schedule(Callback):
     """Learning rate, end, progress bar and last.ckpt of a training given in steps or minutes; keys torch's random numbers
-    (dropout) by (seed, step). Keeps the time already spent in the checkpoint."""
+    (dropout) by (seed, step). Keeps the time already spent in the checkpoint. What depends on a clock or a signal is told
+    by the leading process to all."""
 
     def __init__(self, config, steps: int | None, progress: bool, out: Path):
         self.config, self.steps, self.out, self.spent = config, steps, out, 0.0
+        self.ended = False  # by SIGTERM, as Slurm and torchrun send it before a machine is taken away
         self.bar = tqdm(
             total=100,
             desc=out.name,
@@ -53,7 +62,9 @@ class Schedule(Callback):
         self.spent = float(state["spent"])
 
     def on_train_start(self, trainer, module):
-        self.begun = time.monotonic() - self.spent
+        self.saved = time.monotonic()
+        self.begun = self.saved - self.spent
+        self.share = trainer.strategy.broadcast(self.done(trainer.global_step))
 
     def done(self, step: int) -> float:
         """Share of the training that lies behind step number `step`."""
@@ -61,7 +72,7 @@ class Schedule(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, index):
         step, warmup = trainer.global_step, self.config.warmup
-        done = min(self.done(step), 1.0)
+        done = min(self.share, 1.0)
         share = done / warmup if done < warmup else (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
         if self.steps and step < warmup * self.steps:
             share = (step + 1) / (warmup * self.steps + 1)
@@ -72,10 +83,15 @@ class Schedule(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         step = trainer.global_step
+        late = self.ended or time.monotonic() - self.saved > 60 * CHECKPOINT_MINUTES
+        self.share, late, ended = trainer.strategy.broadcast((self.done(step), late, self.ended))
         # beside the steps that are logged and validated (multiples of 5), so that a resumed run cuts none of these in two
-        if step % CHECKPOINT_STEPS == 2:
+        if step % CHECKPOINT_STEPS == 2 or (late and step % 5 == 2):
             trainer.save_checkpoint(self.out / "last.ckpt")
-        done = self.done(step)
+            self.saved = time.monotonic()
+            if ended:
+                raise SystemExit
+        done = self.share
         values = {
             k: f"{float(v):.3g}"
             for k, v in trainer.callback_metrics.items()
@@ -101,6 +117,8 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path, epoch: int, first: int = 0, spent: float = 0.0):
         super().__init__()
         self.path, self.epoch, self.begun = path, epoch, time.monotonic() - spent
+        if rank():
+            return
         rows = []
         if path.exists() and first:
             with open(path, newline="") as file:
@@ -113,6 +131,7 @@ class MetricsCsv(Logger):
     def log_hyperparams(self, *args, **kwargs):
         """Settings are in config.json."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict, step: int | None = None):
         row = {k: f"{v:.6g}" for k, v in metrics.items() if k in self.FIELDS}
         row |= {"step": step, "epoch": f"{step / self.epoch:.3f}", "seconds": f"{time.monotonic() - self.begun:.2f}"}
@@ -135,8 +154,7 @@ def check_settings(config, accelerator: str) -> None:
     given once, or this machine has no such `accelerator`."""
     check_limits(config)
     total_steps(config, epoch=1)
-    if accelerator != "auto" and not AcceleratorRegistry.get(accelerator).is_available():
-        raise UserError(f"this machine has no {accelerator} device that torch can use: leave --accelerator at auto")
+    choose_device(accelerator)
 
 
 def fit(
@@ -149,10 +167,12 @@ def fit(
     monitor: tuple[str, str],
     accelerator: str,
     progress: bool,
+    more: dict | None = None,
 ) -> lightning.Trainer:
     """Train `module` on `batch(step)` under Lightning; resumes from `out/last.ckpt` if it is there. Validates every epoch
     (of `epoch` steps), but not more often than every 50 steps nor less than every 200, and at the end; best.ckpt holds the
-    weights with the best value of `monitor` (name, "min" or "max")."""
+    weights with the best value of `monitor` (name, "min" or "max"). `more`: further arguments of the Trainer. Curves go to
+    metrics.csv, and to TensorBoard if it is installed."""
     quiet_lightning()
     cuda = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     last = out / "last.ckpt"
@@ -164,30 +184,36 @@ def fit(
         except (KeyError, TypeError):
             raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
     steps = total_steps(config, epoch)
-    schedule = Schedule(config, steps, progress, out)
+    schedule = Schedule(config, steps, progress and not rank(), out)
     keep = {"dirpath": out, "enable_version_counter": False, "save_on_train_epoch_end": False}
     best = ModelCheckpoint(filename="best", monitor=monitor[0], mode=monitor[1], save_weights_only=True, **keep)
     callbacks = [schedule, best]
     if getattr(config, "patience", None):
         callbacks.append(EarlyStopping(monitor[0], mode=monitor[1], patience=config.patience))
+    loggers = [MetricsCsv(out / "metrics.csv", epoch, first, spent)]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
     trainer = lightning.Trainer(
+        **{"devices": 1, "precision": "bf16-mixed" if cuda else "32-true"} | (more or {}),
         accelerator=accelerator,
-        devices=1,
-        precision="bf16-mixed" if cuda else "32-true",
+        use_distributed_sampler=False,
         max_steps=steps or -1,
         max_epochs=-1,
         val_check_interval=max(50, min(5 * (epoch // 5), 200)),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        logger=MetricsCsv(out / "metrics.csv", epoch, first, spent),
+        logger=loggers,
         log_every_n_steps=5,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=out,
     )
-    loader = DataLoader(Steps(batch, lambda: trainer.global_step), batch_size=None, pin_memory=cuda)
-    interrupt = signal.getsignal(signal.SIGINT)
+    steps_from = Steps(batch, lambda: trainer.global_step)
+    loader = DataLoader(steps_from, batch_size=None, pin_memory=cuda, num_workers=LOADERS if cuda else 0)
+    interrupt, terminate = signal.getsignal(signal.SIGINT), None
+    if threading.current_thread() is threading.main_thread():
+        terminate = signal.signal(signal.SIGTERM, lambda *_: setattr(schedule, "ended", True))
     try:
         trainer.fit(module, loader, valid, ckpt_path=last if first else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves Ctrl-C ignored
@@ -195,9 +221,12 @@ def fit(
         raise KeyboardInterrupt from None
     finally:
         schedule.bar.close()
+        if terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
     score = trainer.validate(module, valid, verbose=False)[0][monitor[0]]
     sign = 1 if monitor[1] == "max" else -1
-    if best.best_model_score is None or sign * score >= sign * float(best.best_model_score):
+    better = best.best_model_score is None or sign * score >= sign * float(best.best_model_score)
+    if trainer.strategy.broadcast(better):
         trainer.save_checkpoint(out / "best.ckpt", weights_only=True)
     return trainer
 

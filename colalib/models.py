@@ -10,14 +10,16 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 
 import torch
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import efficientnet
 from torch import Tensor, nn
+from torch.distributed import is_initialized
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from colalib.errors import UserError
 
@@ -30,6 +32,14 @@ def choose_recipe() -> str:
     """Arithmetic of training on this CPU: "bf16" where it multiplies bfloat16 in hardware, else "float32"."""
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from some torch versions and platforms
     return "bf16" if any(getattr(torch.cpu, flag, lambda: False)() for flag in flags) else "float32"
+
+
+def choose_device(accelerator: str = "auto") -> torch.device:
+    """Where to compute: "cpu", "cuda", "mps", or "auto", the fastest there is. Raises `UserError` for what is not there."""
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if accelerator not in ("auto", "cpu", best.type):
+        raise UserError(f"this machine has no {accelerator} device that torch can use: leave --accelerator at auto")
+    return best if accelerator == "auto" else torch.device(accelerator)
 
 
 class Encoder(nn.Module):
@@ -69,14 +79,23 @@ class Encoder(nn.Module):
         *_, last = self.feature_maps(x)  # [B, T/32, M/32, dim]
         return last.amax(dim=(1, 2)).float()  # [B, dim]
 
-    def branches(self, *xs: Tensor) -> list[Tensor]:
+    def branches(self, *xs: Tensor, chunk: int = 0) -> list[Tensor]:
         """`[self(x) for x in xs]` for one or two batches; in training on a CPU, forward and backward of two at the same time.
 
         Two threads with a branch each are faster than two threads that share every operation of one after the other
         (`python -m colalib bench`). Each branch is normalised by its own batch, as it is one after the other; the
         running statistics of BatchNorm are then those of the first.
+
+        With `chunk`, so many segments at a time, and the backward pass computes each chunk once more: memory for one
+        chunk instead of the batch, the same gradients (GradCache, Gao et al. 2021, arXiv 2101.06983). BatchNorm then
+        takes the statistics of a chunk.
         """
-        if not self.training or xs[0].device.type != "cpu":
+        if chunk and self.training:
+            again = partial(checkpoint, self, use_reentrant=False, context_fn=lambda: (nullcontext(), self._still()))
+            return [torch.cat([again(part) for part in x.split(chunk)]) for x in xs]
+        if (
+            not self.training or xs[0].device.type != "cpu" or is_initialized()
+        ):  # DDP sees gradients of its own graph only
             return [self(x) for x in xs]
         if not self._twin:
             shared = {id(p): p for p in self.parameters()}
@@ -84,6 +103,17 @@ class Encoder(nn.Module):
         self._twin[0].train()
         trigger = torch.zeros((), requires_grad=True)  # without it autograd would see nothing to differentiate
         return list(_Branches.apply(trigger, [self, *self._twin], xs))
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """BatchNorm's running statistics stay as they are."""
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        usual = norms[0].momentum
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+        for norm in norms:
+            norm.momentum = usual
 
     def readout(self, x: Tensor) -> Tensor:
         """`[B, T, M]` → `[B, d]` float32, for frozen use: mean and standard deviation over time of each block's output, in

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import is_initialized
+from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
+
+
+def gathered(h: Tensor) -> Tensor:
+    """Embeddings [B/n, d] of this process → [B, d] of all n processes of a training, in the order of their ranks, so that every
+    clip of the whole batch is a distractor of every other. Gradients flow back into each process: the loss of the whole,
+    computed in every process and averaged as DDP does, moves the weights as one process with the whole batch would."""
+    return torch.cat(all_gather(h)) if is_initialized() else h
 
 
 def contrastive_loss(similarity: Tensor, symmetric: bool = True) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,20 @@ from colalib.store import MelStore
 DEFAULT = Path(__file__).with_name("default")  # the run folder that comes with the package
 
 
+def rank() -> int:
+    """Number of this process among those that train together, as torchrun, Lightning or Slurm tell it; 0 leads."""
+    told = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    return next((int(os.environ[name]) for name in told if name in os.environ), 0)
+
+
 def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     """Enter the run folder `out`; True if the run in it is finished already.
 
-    Raises `UserError` if a run is there and `resume` is not set, or if it was made with other settings or data.
+    Raises `UserError` if a run is there and `resume` is not set, or if it was made with other settings or data. Of several
+    processes the leading one (`rank` 0) looks, writes and complains for all.
     """
+    if rank():
+        return (out / "encoder.safetensors").exists()
     if not (out / "config.json").exists():
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} is not a run and not empty: choose another --out")
@@ -40,10 +50,11 @@ def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     if not resume:
         raise UserError(f"{out} holds a run already: go on with --resume, choose another --out, or delete it")
     made = read_json(out / "config.json", "a run")
+    made["config"] = dataclasses.asdict(type(config)()) | made.get("config", {})  # settings may be newer than the run
     for part, wanted in (("config", dataclasses.asdict(config)), ("data", data)):
         for key, value in wanted.items():
-            if made.get("kind") != kind or made.get(part, {}).get(key) != value:
-                had = made.get(part, {}).get(key)
+            had = made.get(part, {}).get(key)
+            if made.get("kind") != kind or had != value:
                 raise UserError(
                     f"{out} was made with {key} {had!r}, not {value!r}: keep its settings to resume, or choose another --out"
                 )
@@ -52,6 +63,8 @@ def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
 
 def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel, seen) -> None:
     """Write clips.txt (what the encoder sees in pre-training) and config.json: from here on `out` is a run."""
+    if rank():
+        return
     with atomic(out / "clips.txt", "w") as file:
         file.writelines(f"{clip}\n" for clip in seen)
     versions = {
@@ -70,6 +83,8 @@ def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel
 
 def save_encoder(encoder: Encoder, out: Path) -> None:
     """Write encoder.safetensors: from here on the run is finished."""
+    if rank():
+        return
     with atomic(out / "encoder.safetensors") as file:
         file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from colalib.errors import UserError
 from colalib.store import MelStore
@@ -137,18 +137,21 @@ def pair_batch(
     mask_bands: int = 0,
     mask: bool = False,
     multiply: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> tuple[Tensor, Tensor]:
     """Batch number `step` of pre-training: (anchors, positives), each float32 [B, FRAMES, M].
 
     Row i of both comes from the same clip, cut at two places drawn independently (COLA, section 2); the clips of a batch
     are all different, so every other row is a distractor. Augmentations are drawn for each segment by itself:
     `random_filter` of `filter_db`, `random_band_mask` of up to `mask_bands`, and where asked for `mask` and `multiply`.
+    Of several processes each draws and reads its `part` (number, of how many) of the batch's clips.
     """
-    rng = np.random.default_rng((seed, 3, step))
-    chosen = shuffled(len(clips), batch, step, seed)
+    number, of = part
+    rng = np.random.default_rng((seed, 3, step) if of == 1 else (seed, 3, step, of, number))
+    chosen = shuffled(len(clips), batch, step, seed)[number::of]
     pair = [np.stack([clips.crop(i, rng) for i in chosen]) for _ in range(2)]
     for side in pair:
-        for row in range(batch):
+        for row in range(len(chosen)):
             if filter_db:
                 side[row] = random_filter(side[row], rng, filter_db)
             if mask_bands:
@@ -182,10 +185,13 @@ def clip_batches(clips: Clips, hop: int = FRAMES, segments: int = 64) -> Iterato
 
 
 class Steps(IterableDataset):
-    """Endless batches by step number, from `first_step()` on: whoever trains says where that is, and when to stop."""
+    """Endless batches by step number, from `first_step()` on: whoever trains says where that is, and when to stop. Worker
+    processes of a DataLoader take turns."""
 
     def __init__(self, batch: Callable[[int], tuple], first_step: Callable[[], int]):
         self.batch, self.first_step = batch, first_step
 
     def __iter__(self):
-        return map(self.batch, itertools.count(self.first_step()))
+        worker = get_worker_info()
+        turn, of = (worker.id, worker.num_workers) if worker else (0, 1)
+        return map(self.batch, itertools.count(self.first_step() + turn, of))

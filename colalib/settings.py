@@ -29,7 +29,10 @@ class PretrainConfig:
     arch: str = setting(
         "b0-small", "encoder: EfficientNet-B0, or half its width and depth", choices=ARCHITECTURES, paper="b0"
     )
-    batch_size: int = setting(64, "pairs a step", between=(8, 256), limits=(2, None), paper=1024)
+    batch_size: int = setting(64, "pairs a step, of all processes", between=(8, 256), limits=(2, None), paper=1024)
+    chunk: int = setting(
+        0, "segments embedded at a time, 0 for all: less memory, same gradients (GradCache)", limits=(0, None)
+    )
     lr: float = setting(2e-3, "peak learning rate of AdamW", between=(1e-4, 1e-2), limits=(0, None), paper=1e-4)
     weight_decay: float = setting(1e-4, "weight decay of AdamW", between=(1e-6, 1e-1), limits=(0, None))
     warmup: float = setting(

@@ -15,8 +15,10 @@ import dataclasses
 import importlib.metadata
 import io
 import os
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import joblib
@@ -38,8 +40,9 @@ def build(
 ) -> MelStore:
     """Turn every clip of `corpus` into log-mel frames under `out`; go on where an interrupted build stopped.
 
-    `jobs` processes share the shards (-1: all cores). The result does not depend on `jobs` or on interruptions, byte for
-    byte. Clips that cannot be used go to quarantine.csv with the reason.
+    `jobs` processes share the shards (-1: all cores); inside `backend(...)`, or any `joblib.parallel_config`, threads or the
+    machines of a cluster. The result does not depend on that or on interruptions, byte for byte. Clips that cannot be used
+    go to quarantine.csv with the reason.
 
     Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip is usable.
     """
@@ -73,9 +76,10 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     shards = range(0, n, size)
     paths = [corpus.root / path for path in corpus.clips["path"]]
     todo = [s for s in range(len(shards)) if not _rows_file(out, s).exists()]
-    work = joblib.Parallel(
-        n_jobs=min(joblib.cpu_count(), max(len(todo), 1)) if jobs == -1 else jobs, return_as="generator_unordered"
-    )(joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo)
+    workers = min(joblib.effective_n_jobs(jobs), max(len(todo), 1))
+    work = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
+        joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo
+    )
     with tqdm(
         total=n,
         initial=n - sum(min(size, n - shards[s]) for s in todo),
@@ -111,8 +115,34 @@ def _rows_file(out: Path, shard: int) -> Path:
 
 
 @contextmanager
+def backend(name: str | None = None, scheduler: str | None = None):
+    """Where `build` does its work: joblib's "loky" (processes, as usual) or "threading"; or "dask", a cluster by the address of
+    its scheduler, whose machines see the corpus and the store under the same paths. Raises `UserError`."""
+    if (name == "dask") != (scheduler is not None):
+        raise UserError("a cluster needs both: --backend dask --scheduler ADDRESS")
+    if name != "dask":
+        with joblib.parallel_config(name) if name else nullcontext():
+            yield
+        return
+    if not find_spec("distributed"):
+        raise UserError("dask is not installed: pip install 'colalib[dask]'")
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Dask scheduler at {scheduler}: {str(error).splitlines()[0]}") from None
+    with client, joblib.parallel_config("dask"):
+        yield
+
+
+@contextmanager
 def _silent_decoder():
-    """libmpg123 writes its own remarks on damaged MP3s to the process' standard error; the quarantine says it better."""
+    """libmpg123 writes its own remarks on damaged MP3s to the process' standard error; the quarantine says it better. (In a
+    thread among others the descriptor is not ours to change.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -127,19 +157,21 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) ->
     """Compute one shard and the rows that describe it; the rows, written last, mark it as done."""
     rows, start = [], 0
     header = io.BytesIO()  # numpy leaves room in the header for the final number of frames
-    with atomic(out / f"frames-{shard:05d}.npy") as file:
+    with _silent_decoder(), atomic(out / f"frames-{shard:05d}.npy") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f2", "fortran_order": False, "shape": (0, config.n_mels)}
         )
         for path in paths:
+            begin, n = file.tell(), 0
             try:
-                frames = audio.log_mel(audio.load_audio(path, config.sample_rate), config).astype(
-                    "<f2"
-                )  # [frames, n_mels]
-                file.write(frames.tobytes())
-                rows.append((shard, start, len(frames), ""))
-                start += len(frames)
+                for frames in audio.log_mel_stream(audio.stream(path, config.sample_rate), config):  # [frames, n_mels]
+                    file.write(frames.astype("<f2").tobytes())
+                    n += len(frames)
+                rows.append((shard, start, n, ""))
+                start += n
             except audio.Unusable as error:
+                file.seek(begin)
+                file.truncate()
                 rows.append((shard, 0, 0, str(error)))
         np.lib.format.write_array_header_1_0(
             header, {"descr": "<f2", "fortran_order": False, "shape": (start, config.n_mels)}

@@ -7,6 +7,7 @@ disk is a run folder (`runs`), which `evaluation` reads.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning
@@ -23,8 +24,8 @@ from colalib.errors import UserError
 from colalib.files import atomic, fingerprint, locked, read_json
 from colalib.loop import check_settings, fit
 from colalib.models import Encoder
-from colalib.objectives import OBJECTIVES, ranks
-from colalib.runs import Pretrained, describe_run, load_encoder, open_run, read_checkpoint, save_encoder
+from colalib.objectives import OBJECTIVES, gathered, ranks
+from colalib.runs import Pretrained, describe_run, load_encoder, open_run, rank, read_checkpoint, save_encoder
 from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.store import MelStore
@@ -49,10 +50,14 @@ class Cola(lightning.LightningModule):
 
     def step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         anchors, positives = batch
-        loss, similarity = self.objective(*self.encoder.branches(anchors, positives))
+        h = self.encoder.branches(anchors, positives, chunk=self.config.chunk)
+        if stage == "train":
+            h = [gathered(x) for x in h]
+        loss, similarity = self.objective(*h)
         rank = ranks(similarity.detach()).float()
         values = {"loss": loss, "accuracy": (rank == 1).float().mean(), "rank": rank.mean()}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=len(anchors))
+        values = {f"{stage}/{name}": value for name, value in values.items()}
+        self.log_dict(values, batch_size=len(anchors), sync_dist=stage != "train")
         return loss
 
     def training_step(self, batch, index):
@@ -133,39 +138,51 @@ def pretrain(
     resume: bool = False,
     accelerator: str = "auto",
     progress: bool = True,
+    trainer: dict | None = None,
 ) -> Path:
     """Pre-train an encoder by contrast on one or more stores (COLA, arXiv 2010.10915); returns the run folder `out`.
 
     5% of the clips, by whole groups (at most 256), are held out for validation pairs. With `resume` an interrupted run goes
     on and a finished one is returned as it is. Raises `UserError` for settings that cannot be used.
+
+    `trainer`: further arguments of `lightning.Trainer`, such as {"devices": 8, "num_nodes": 2, "strategy": "ddp"}. Each
+    process then draws its part of the `batch_size` pairs and takes the distractors of all (`objectives.gathered`); BatchNorm
+    takes the statistics of the part, and the running statistics that are kept are those of the leading process.
     """
-    out = Path(out)
+    out, trainer = Path(out), trainer or {}
+    processes = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     clips = pretraining_clips([open_store(store) for store in stores])
     check_settings(config, accelerator)
+    if processes > 1 and (config.batch_size % processes or config.batch_size < 2 * processes):
+        raise UserError(
+            f"a batch size of {config.batch_size} cannot be shared by {processes} processes: take a multiple"
+        )
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
-    with locked(out):
+    with locked(out) if rank() == 0 else nullcontext():
         if open_run(out, "pretrain", config, data, resume):
             return out
         train, valid = hold_out(clips, config.seed)
-        batch = min(config.batch_size, len(train))
+        batch = min(config.batch_size, len(train) // processes * processes)
         torch.manual_seed(config.seed)
         module = Cola(config, train.std(config.seed))
         describe_run(out, "pretrain", config, data, module.encoder, clips.mel, clips.ids)
 
         def make(step: int):
             augment = config.filter_db, config.mask_bands, config.mask, config.multiply
-            return segments.pair_batch(train, step, batch, config.seed, *augment)
+            return segments.pair_batch(train, step, batch, config.seed, *augment, (rank(), processes))
 
         def pairs(of: Clips) -> DataLoader:
             return DataLoader([segments.pair_batch(of, 0, min(batch, len(of)), config.seed)], batch_size=None)
 
         epoch = len(train) // batch
-        trainer = fit(module, config, out, make, pairs(valid), epoch, ("valid/loss", "min"), accelerator, progress)
+        done = fit(
+            module, config, out, make, pairs(valid), epoch, ("valid/loss", "min"), accelerator, progress, trainer
+        )
         tested = [np.flatnonzero(store.clips["split"].values == "test") for store in clips.stores]
         if sum(map(len, tested)) > 1:
-            trainer.test(module, pairs(Clips(clips.stores, tested)), verbose=False)
+            done.test(module, pairs(Clips(clips.stores, tested)), verbose=False)
         save_encoder(module.encoder, out)
     return out
 

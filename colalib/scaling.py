@@ -1,0 +1,86 @@
+"""What a larger project would cost: constants measured on this machine, and the arithmetic from there.
+
+`measure` times and weighs one training step and one file; `cost` multiplies. The notebook on scaling up and its calculator
+show both.
+"""
+
+from __future__ import annotations
+
+import timeit
+from dataclasses import dataclass
+
+import torch
+
+from colalib import bench
+from colalib.audio import MelConfig
+from colalib.models import choose_device
+from colalib.training import Cola, PretrainConfig
+
+# clips and seconds a clip (FMA: arXiv 1612.01840, table 2)
+CORPORA = {"fma_small": (8_000, 30.0), "fma_medium": (25_000, 30.0), "fma_large": (106_574, 30.0)}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Of one architecture on one machine: pairs a second that one device trains on; memory (MB) of the weights with their
+    gradients and AdamW's two averages, and of what one segment keeps for the backward pass; seconds that one core takes to
+    prepare a second of audio (stereo MP3, 44.1 kHz)."""
+
+    arch: str
+    device: str
+    pairs_per_s: float
+    weights_mb: float
+    segment_mb: float
+    prepare_s: float
+
+
+def measure(arch: str = "b0-small", accelerator: str = "auto", batch: int = 64, rounds: int = 3) -> Constants:
+    """`Constants` of this machine: the best of `rounds` training steps and of as many files. A few seconds."""
+    device = choose_device(accelerator)
+    module = Cola(PretrainConfig(arch=arch), 1.0).to(device)
+    optimizer = torch.optim.AdamW(module.parameters())
+    pair = torch.randn(2, batch, 98, 64, device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss, _ = module.objective(*module.encoder.branches(*pair))
+        loss.backward()
+        optimizer.step()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    step()
+    seconds = min(timeit.repeat(step, number=1, repeat=rounds))
+    weights = 16 * sum(p.numel() for p in module.parameters()) / 1e6
+    prepare = bench.preparing_parts(rounds=rounds)["prepare"] / 30
+    return Constants(arch, device.type, batch / seconds, weights, bench.activations(arch), prepare)
+
+
+def cost(
+    constants: Constants,
+    clips: int,
+    seconds: float = 30.0,
+    epochs: float = 100,
+    batch: int = 1024,
+    devices: int = 1,
+    cores: int = 2,
+    speed: float = 1.0,
+    chunk: int = 0,
+) -> dict[str, float]:
+    """Hours, disk (GB) and memory of a device (GB) of preparing `clips` clips on `cores` cores and pre-training on them for
+    `epochs` passes in batches of `batch` pairs on `devices` devices, each `speed` times as fast as the measured one.
+
+    Devices are taken to share the work without loss, and the loader to keep up (`--chunk` costs another forward pass, about a
+    third). A pair is one passing of a clip."""
+    config = MelConfig()
+    frames = 1 + seconds * config.sample_rate / config.hop
+    share = 2 * batch / devices  # segments of one device
+    rate = constants.pairs_per_s * speed * devices / (4 / 3 if chunk else 1)
+    return {
+        "store (GB)": clips * frames * config.n_mels * 2 / 1e9,
+        "preparing (h)": clips * seconds * constants.prepare_s / cores / 3600,
+        "steps": epochs * (clips // batch),
+        "pre-training (h)": epochs * clips / rate / 3600,
+        "memory of a device (GB)": (constants.weights_mb + min(share, chunk or share) * constants.segment_mb) / 1e3,
+    }

@@ -1,0 +1,200 @@
+"""What a larger machine needs: several processes, batches larger than memory, an end that comes early."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import column, metrics
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+import colalib
+from colalib import corpora, segments, store, training
+from colalib.errors import UserError
+from colalib.models import Encoder
+from colalib.objectives import OBJECTIVES, gathered
+from colalib.segments import Clips, Steps, pair_batch
+from colalib.settings import PretrainConfig
+
+
+class Toy(nn.Module):
+    """An encoder without BatchNorm, and an objective."""
+
+    def __init__(self, objective):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(98 * 64, 32), nn.Tanh())
+        self.objective = OBJECTIVES[objective](32, size=16, dropout=0.0)
+
+    def forward(self, anchors, positives):
+        return self.objective(gathered(self.encoder(anchors)), gathered(self.encoder(positives)))[0]
+
+
+def half(rank, folder, objective, pair):
+    """One of two processes, with its half of the batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = DistributedDataParallel(Toy(objective))
+    loss = model(*(x.chunk(2)[rank] for x in pair))
+    loss.backward()
+    torch.save([loss.detach()] + [p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path, objective):
+    pair = torch.randn(2, 8, 98, 64, generator=torch.Generator().manual_seed(1))
+    torch.multiprocessing.spawn(half, (tmp_path, objective, pair), nprocs=2)
+    model = Toy(objective)
+    loss = model(*pair)
+    loss.backward()
+    whole = [loss.detach()] + [p.grad for p in model.parameters()]
+    for rank in range(2):
+        parts = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(parts, whole))
+    assert any(p.grad.abs().max() > 1e-3 for p in model.encoder.parameters())
+
+
+def command(store, out, *more):
+    base = [sys.executable, "-m", "colalib", "pretrain", str(store.path), "--out", str(out), "--accelerator", "cpu"]
+    return [*base, *map(str, more)]
+
+
+def test_two_processes_train_and_resume(mel_store, tmp_path):
+    out, threads = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1"}
+    several = ["--devices", 2, "--strategy", "ddp", "--batch-size", 16, "--steps", 6]
+    done = subprocess.run(command(mel_store, out, *several), capture_output=True, text=True, env=threads)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoder in") == 1 and (out / "encoder.safetensors").exists()
+    assert [r["step"] for r in metrics(out) if r["train/loss"]] == ["4"] and column(out, "valid/loss")
+    again = subprocess.run(command(mel_store, out, *several, "--resume"), capture_output=True, text=True, env=threads)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
+    with pytest.raises(UserError, match="take a multiple"):
+        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(batch_size=15, steps=2), trainer={"devices": 2})
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_share_a_batch(mel_store):
+    clips = Clips([mel_store], [np.arange(len(mel_store))])
+    drawn = [segments.shuffled(len(clips), 12, 3, 0)[k::3] for k in range(3)]
+    assert sorted(np.concatenate(drawn)) == sorted(segments.shuffled(len(clips), 12, 3, 0))
+    parts = [pair_batch(clips, 3, 12, 0, part=(k, 3)) for k in range(3)]
+    assert [len(p[0]) for p in parts] == [4, 4, 4]
+    assert not torch.equal(parts[0][0], parts[1][0]) and torch.equal(
+        parts[0][0], pair_batch(clips, 3, 12, 0, part=(0, 3))[0]
+    )
+
+
+def test_workers_draw_the_same_batches(mel_store):
+    clips = Clips([mel_store], [np.arange(len(mel_store))])
+    steps = Steps(lambda step: pair_batch(clips, step, 4, 0), lambda: 5)
+    loaded = [iter(DataLoader(steps, batch_size=None, num_workers=n)) for n in (0, 2)]
+    for step in range(5, 10):
+        one, two = (next(batches) for batches in loaded)
+        assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+        assert torch.equal(one[0], pair_batch(clips, step, 4, 0)[0])
+
+
+@pytest.mark.parametrize("kind", ["float32", "bf16"])
+def test_chunks_have_the_gradients_of_the_batch(kind):
+    """BatchNorm's statistics are a chunk's: in the plain pass beside it they are, too."""
+    torch.manual_seed(0)
+    pair, found = torch.randn(2, 12, 98, 64), []
+    for chunk in (0, 4):
+        encoder = Encoder("b0-small", recipe=kind).train()
+        encoder.load_state_dict(found[0][2] if found else encoder.state_dict())
+        state = {k: v.clone() for k, v in encoder.state_dict().items()}
+        objective = OBJECTIVES["bilinear"](encoder.dim, dropout=0.0)
+        torch.nn.init.normal_(objective.project[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
+        if chunk:
+            h = encoder.branches(*pair, chunk=chunk)
+        else:
+            h = [torch.cat([encoder(part) for part in x.split(4)]) for x in pair]
+        loss = objective(*h)[0]
+        loss.backward()
+        running = [m.running_mean for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+        found.append((loss.detach(), [p.grad for p in encoder.parameters()], state, running))
+    (loss, grads, _, running), (loss_chunked, grads_chunked, _, running_chunked) = found
+    assert torch.allclose(loss, loss_chunked, rtol=1e-4)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max()) for a, b in zip(grads, grads_chunked))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(running, running_chunked))
+
+
+def test_chunks_in_training(mel_store, tmp_path):
+    run = training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=3, chunk=4), progress=False)
+    assert (run / "encoder.safetensors").exists()
+
+
+def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
+    """SIGTERM, as before a machine is taken away: a checkpoint, one line, and the weights of a run in one go."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+    length = ["--steps", 24, "--batch-size", 8]
+    process = subprocess.Popen(command(mel_store, two, *length), stderr=subprocess.PIPE, text=True, env=threads)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if (two / "metrics.csv").exists() and column(two, "train/loss"):
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.01)
+    told = process.communicate()[1]
+    assert process.returncode == 130 and "colalib: interrupted" in told and "Traceback" not in told
+    step = torch.load(two / "last.ckpt", weights_only=True)["global_step"]
+    assert 2 < step < 24 and step % 5 == 2
+    for out, more in ((two, ["--resume"]), (one, [])):
+        subprocess.run(command(mel_store, out, *length, *more), check=True, env=threads, capture_output=True)
+    ours, theirs = (load_file(run / "encoder.safetensors") for run in (one, two))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert column(one, "train/loss") == column(two, "train/loss")
+
+
+def test_embed_in_three_lines(folder, mel_store, tmp_path):
+    found = colalib.embed(folder)
+    assert found.vectors.shape == (len(found.clips), 3328) and list(found.clips["clip_id"]) == list(
+        mel_store.clips["clip_id"]
+    )
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    path = folder / found.clips["path"].iloc[3]
+    few = colalib.embed([path, tmp_path / "broken.wav"])
+    assert np.allclose(few.vectors[0], found.vectors[3], rtol=1e-4, atol=1e-4) and len(few.vectors) == 1
+    assert few.left_out["path"].str.endswith("broken.wav").all() and len(few.left_out) == 1
+    assert np.array_equal(colalib.embed(path, accelerator="cpu").vectors, few.vectors)
+    with pytest.raises(UserError, match="no files"):
+        colalib.embed([])
+    with pytest.raises(UserError, match="no corpus and no folder"):
+        colalib.embed(tmp_path / "nowhere")
+
+
+def test_the_same_store_on_threads_and_on_a_cluster(folder, mel_store, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    usual = {p.name: p.read_bytes() for p in mel_store.path.iterdir()}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for name, scheduler in (("threading", None), ("dask", cluster.scheduler_address)):
+            with store.backend(name, scheduler):
+                made = store.build(corpora.load(folder), tmp_path / name, progress=False)
+            assert {p.name: p.read_bytes() for p in made.path.iterdir()} == usual
+        address = ["--backend", "dask", "--scheduler", cluster.scheduler_address]
+        done = subprocess.run(
+            [sys.executable, "-m", "colalib", "prepare", str(folder), "--out", str(tmp_path / "line"), *address],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {p.name: p.read_bytes() for p in (tmp_path / "line").iterdir()} == usual
+
+
+@pytest.mark.parametrize("name, scheduler, says", [
+    ("dask", None, "needs both"), (None, "tcp://127.0.0.1:9", "needs both"), ("dask", "tcp://127.0.0.1:9", "no Dask scheduler"),
+    ("dask", "nonsense", "no Dask scheduler"),
+])  # fmt: skip
+def test_a_cluster_that_is_not_there(name, scheduler, says):
+    with pytest.raises(UserError, match=says), store.backend(name, scheduler):
+        pass
