@@ -7,7 +7,7 @@ else
 BIN := .venv/bin
 endif
 
-.PHONY: course lab test notebooks screenshots clean
+.PHONY: course lab test faults fma-small fma-large notebooks screenshots clean
 
 course: .venv/ready
 	$(BIN)/python -m colalib course
@@ -19,6 +19,21 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# hundreds of damaged files and tables, and kills at random moments; a sample of each is in `test`
+faults: .venv/ready-test
+	COLA_FAULTS=all $(BIN)/python -m pytest tests/test_faults.py -rP
+
+# FMA (arXiv 1612.01840), fetched to DATA: pre-train on fma_large (fma-small: on fma_small itself), compare on fma_small
+DATA ?= data
+FMA = --arch b0 --batch-size 1024 --lr 1e-3 --epochs 100 --resume
+fma-small fma-large: fma-%: .venv/ready
+	for c in fma_small fma_$*; do \
+	  $(BIN)/python -m colalib fetch $$c --licence "by track" --data $(DATA) && \
+	  $(BIN)/python -m colalib prepare $$c --data $(DATA) --out $(DATA)/$$c.store || exit 1; \
+	done
+	$(BIN)/python -m colalib pretrain $(DATA)/fma_$*.store --out runs/fma-$* $(FMA)
+	$(BIN)/python -m colalib compare $(DATA)/fma_small.store --encoder runs/fma-$* --seeds 5 --out runs/fma-$*.json
 
 # for maintainers: sources → notebooks, executed, with their figures
 notebooks: .venv/ready

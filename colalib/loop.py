@@ -65,6 +65,8 @@ class Schedule(Callback):
         self.saved = time.monotonic()
         self.begun = self.saved - self.spent
         self.share = trainer.strategy.broadcast(self.done(trainer.global_step))
+        if threading.current_thread() is threading.main_thread():  # Lightning puts back what was there before its own
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "ended", True))
 
     def done(self, step: int) -> float:
         """Share of the training that lies behind step number `step`."""
@@ -211,9 +213,7 @@ def fit(
     )
     steps_from = Steps(batch, lambda: trainer.global_step)
     loader = DataLoader(steps_from, batch_size=None, pin_memory=cuda, num_workers=LOADERS if cuda else 0)
-    interrupt, terminate = signal.getsignal(signal.SIGINT), None
-    if threading.current_thread() is threading.main_thread():
-        terminate = signal.signal(signal.SIGTERM, lambda *_: setattr(schedule, "ended", True))
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, loader, valid, ckpt_path=last if first else None, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves Ctrl-C ignored
@@ -221,8 +221,6 @@ def fit(
         raise KeyboardInterrupt from None
     finally:
         schedule.bar.close()
-        if terminate is not None:
-            signal.signal(signal.SIGTERM, terminate)
     score = trainer.validate(module, valid, verbose=False)[0][monitor[0]]
     sign = 1 if monitor[1] == "max" else -1
     better = best.best_model_score is None or sign * score >= sign * float(best.best_model_score)

@@ -72,7 +72,7 @@ def test_two_processes_train_and_resume(mel_store, tmp_path):
     done = subprocess.run(command(mel_store, out, *several), capture_output=True, text=True, env=threads)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoder in") == 1 and (out / "encoder.safetensors").exists()
-    assert [r["step"] for r in metrics(out) if r["train/loss"]] == ["4"] and column(out, "valid/loss")
+    assert next(r["step"] for r in metrics(out) if r["train/loss"]) == "4" and column(out, "valid/loss")
     again = subprocess.run(command(mel_store, out, *several, "--resume"), capture_output=True, text=True, env=threads)
     assert again.returncode == 0, again.stderr
 
@@ -113,8 +113,8 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
         encoder = Encoder("b0-small", recipe=kind).train()
         encoder.load_state_dict(found[0][2] if found else encoder.state_dict())
         state = {k: v.clone() for k, v in encoder.state_dict().items()}
+        torch.manual_seed(1)
         objective = OBJECTIVES["bilinear"](encoder.dim, dropout=0.0)
-        torch.nn.init.normal_(objective.project[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
         if chunk:
             h = encoder.branches(*pair, chunk=chunk)
         else:
