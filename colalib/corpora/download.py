@@ -113,18 +113,18 @@ ARCHIVES = {
 def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
     """Fetch and unpack one archive to `data / archive.folder`; returns that folder. One that is there is taken as it is.
 
-    What was fetched is kept as `.NAME.part` when the connection breaks or the process ends, and the next call goes on
-    behind it. The folder appears whole, after every byte has been checked. Raises `UserError` where the disk is too
+    What was fetched is kept in the folder `.NAME.fetching` when the connection breaks or the process ends, and the next call
+    goes on behind it. The folder appears whole, after every byte has been checked. Raises `UserError` where the disk is too
     small, the server does not answer, the checksum is wrong or the archive is not safe.
     """
-    target = data / archive.folder
+    target, name = data / archive.folder, archive.folder.replace("/", "-")
     if target.is_dir():
         return target
-    with locked(target):
+    with locked(data / name):
         if target.is_dir():  # another process was here
             return target
-        packed = data / archive.url.rsplit("/", 1)[1]
-        part = packed.with_name(f".{packed.name}.part")
+        work = data / f".{name}.fetching"
+        packed, part = work / archive.url.rsplit("/", 1)[1], work / "part"
         have = next((p.stat().st_size for p in (packed, part) if p.exists()), 0)
         need, free = archive.packed + archive.unpacked - have, shutil.disk_usage(data).free
         if free < need:
@@ -133,17 +133,18 @@ def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
             )
         try:
             pooch.retrieve(
-                archive.url, archive.checksum, packed.name, data, downloader=Resuming(part, archive.packed, progress)
+                archive.url, archive.checksum, packed.name, work, downloader=Resuming(part, archive.packed, progress)
             )
         except requests.RequestException as error:
             raise UserError(f"{archive.url}: {_reason(error)}: call again to go on where it stopped") from None
         except ValueError:
+            shutil.rmtree(work)
             raise UserError(
                 f"{archive.url}: what came is not what its checksum says, and was removed: call again; if it happens "
                 f"twice, the file there has changed: unpack a copy as {target}"
             ) from None
         unpack(packed, target, archive.inside, archive.unpacked, progress)
-        packed.unlink()
+        shutil.rmtree(work)
     return target
 
 
@@ -178,7 +179,11 @@ class Resuming:
             if failures >= TRIES:
                 raise error
             time.sleep(min(0.2 * 2**failures, 10))
-        os.replace(self.part, output_file)
+        os.unlink(output_file)  # empty
+        try:
+            os.link(self.part, output_file)  # a second name, until the checksum has been taken
+        except OSError:  # a disk without links
+            os.replace(self.part, output_file)
 
     def have(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -225,7 +230,7 @@ def unpack(packed: Path, target: Path, inside: str = "", limit: int = 0, progres
     Only plain files and folders are taken. Raises `UserError`, and leaves nothing, where the archive is damaged, a member
     would lie outside the folder or is a link or device, or there would be more than `limit` bytes (0: any).
     """
-    work = target.with_name(f".{target.name}.unpacking")
+    work = packed.with_name(f".{target.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)
     written = 0
     try:
@@ -253,6 +258,7 @@ def unpack(packed: Path, target: Path, inside: str = "", limit: int = 0, progres
         bar.close()
         if not written:
             raise UserError(f"{packed}: no files in it{f' below {inside}' if inside else ''}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(work, target)
     except DAMAGED as error:
         raise UserError(f"{packed}: cannot be unpacked: {str(error) or type(error).__name__}") from None
