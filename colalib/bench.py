@@ -243,14 +243,22 @@ def large_store(pairs: int = 1024) -> dict[str, float]:
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
+from pathlib import Path
 from colalib.training import Cola, PretrainConfig
+
+def peak():  # MB; what getrusage says on Linux may be the parent's
+    if Path("/proc/self/status").exists():
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
 batch, chunk = map(int, sys.argv[1:])
 module = Cola(PretrainConfig(chunk=chunk), 1.0)
 module.encoder.branches(*torch.randn(2, 2, 98, 64), chunk=1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 module.objective(*module.encoder.branches(*torch.randn(2, batch, 98, 64), chunk=chunk))[0].backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -261,7 +269,7 @@ def peak_memory(batch: int = 256, chunk: int = 32) -> dict[str, float]:
         done = subprocess.run(
             [sys.executable, "-c", MEMORY, str(batch), str(size)], capture_output=True, text=True, check=True
         )
-        found[name] = int(done.stdout) / (1e3 if sys.platform != "darwin" else 1e6)  # macOS counts bytes
+        found[name] = float(done.stdout)
     return found
 
 

@@ -23,4 +23,13 @@ def test_shares_add_up():
 
 
 def test_preparing_is_timed():
-    assert list(bench.preparing(clips=8, seconds=0.5)) == ["one process", "two processes", "librosa loop"]
+    assert list(bench.preparing(clips=8, seconds=0.5)) == ["one process", "two processes"]
+    parts = bench.preparing_parts(seconds=2, rounds=1)
+    assert parts["prepare"] > 0 and parts["librosa"] > 0 and parts["decoding"] < 1
+
+
+def test_memory_is_weighed():
+    memory = bench.peak_memory(batch=32, chunk=4)
+    assert 0 < memory["chunks"] < memory["whole"] / 2
+    # most of what a whole batch adds is what its segments keep
+    assert 0.5 < memory["whole"] / (64 * bench.activations()) < 2

@@ -1,5 +1,6 @@
 """What a larger machine needs: several processes, batches larger than memory, an end that comes early."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import colalib
-from colalib import corpora, segments, store, training
+from colalib import bench, corpora, scaling, segments, store, training
 from colalib.errors import UserError
+from colalib.export import to_onnx
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, gathered
+from colalib.runs import load_encoder
 from colalib.segments import Clips, Steps, pair_batch
 from colalib.settings import PretrainConfig
 
@@ -37,28 +40,29 @@ class Toy(nn.Module):
         return self.objective(gathered(self.encoder(anchors)), gathered(self.encoder(positives)))[0]
 
 
-def half(rank, folder, objective, pair):
+def half(rank, folder, pair):
     """One of two processes, with its half of the batch."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = DistributedDataParallel(Toy(objective))
-    loss = model(*(x.chunk(2)[rank] for x in pair))
-    loss.backward()
-    torch.save([loss.detach()] + [p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+    for objective in OBJECTIVES:
+        model = DistributedDataParallel(Toy(objective))
+        loss = model(*(x.chunk(2)[rank] for x in pair))
+        loss.backward()
+        torch.save([loss.detach()] + [p.grad for p in model.parameters()], f"{folder}/{objective}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path, objective):
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
     pair = torch.randn(2, 8, 98, 64, generator=torch.Generator().manual_seed(1))
-    torch.multiprocessing.spawn(half, (tmp_path, objective, pair), nprocs=2)
-    model = Toy(objective)
-    loss = model(*pair)
-    loss.backward()
-    whole = [loss.detach()] + [p.grad for p in model.parameters()]
-    for rank in range(2):
-        parts = torch.load(tmp_path / f"{rank}.pt")
-        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(parts, whole))
-    assert any(p.grad.abs().max() > 1e-3 for p in model.encoder.parameters())
+    torch.multiprocessing.spawn(half, (tmp_path, pair), nprocs=2)
+    for objective in OBJECTIVES:
+        model = Toy(objective)
+        loss = model(*pair)
+        loss.backward()
+        whole = [loss.detach()] + [p.grad for p in model.parameters()]
+        for rank in range(2):
+            parts = torch.load(tmp_path / f"{objective}-{rank}.pt")
+            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(parts, whole)), objective
+        assert any(p.grad.abs().max() > 1e-3 for p in model.encoder.parameters())
 
 
 def command(store, out, *more):
@@ -68,7 +72,7 @@ def command(store, out, *more):
 
 def test_two_processes_train_and_resume(mel_store, tmp_path):
     out, threads = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1"}
-    several = ["--devices", 2, "--strategy", "ddp", "--batch-size", 16, "--steps", 6]
+    several = ["--devices", 2, "--strategy", "ddp", "--batch-size", 16, "--chunk", 4, "--steps", 6]
     done = subprocess.run(command(mel_store, out, *several), capture_output=True, text=True, env=threads)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoder in") == 1 and (out / "encoder.safetensors").exists()
@@ -129,11 +133,6 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(running, running_chunked))
 
 
-def test_chunks_in_training(mel_store, tmp_path):
-    run = training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=3, chunk=4), progress=False)
-    assert (run / "encoder.safetensors").exists()
-
-
 def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     """SIGTERM, as before a machine is taken away: a checkpoint, one line, and the weights of a run in one go."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -192,9 +191,63 @@ def test_the_same_store_on_threads_and_on_a_cluster(folder, mel_store, tmp_path)
 
 
 @pytest.mark.parametrize("name, scheduler, says", [
-    ("dask", None, "needs both"), (None, "tcp://127.0.0.1:9", "needs both"), ("dask", "tcp://127.0.0.1:9", "no Dask scheduler"),
-    ("dask", "nonsense", "no Dask scheduler"),
+    ("dask", None, "needs both"), (None, "tcp://127.0.0.1:9", "needs both"), ("dask", "nonsense", "no Dask scheduler"),
 ])  # fmt: skip
 def test_a_cluster_that_is_not_there(name, scheduler, says):
     with pytest.raises(UserError, match=says), store.backend(name, scheduler):
         pass
+
+
+def test_export_equals_torch(tmp_path):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    assert to_onnx("default", tmp_path / "encoder.onnx") < 1e-4
+    session = runtime.InferenceSession(tmp_path / "encoder.onnx")
+    x = torch.randn(7, 98, 64) - 5
+    readout, h = session.run(None, {"segments": x.numpy()})
+    encoder = load_encoder("default").encoder
+    with torch.no_grad():
+        assert np.allclose(readout, encoder.readout(x), atol=1e-3) and np.allclose(h, encoder(x), atol=1e-3)
+    told = {p.key: p.value for p in onnx.load(tmp_path / "encoder.onnx").metadata_props}
+    assert json.loads(told["mel"])["n_mels"] == 64 and told["encoder"] == "default"
+    with pytest.raises(UserError, match="is not a run"):
+        to_onnx(tmp_path, tmp_path / "none.onnx")
+    assert not (tmp_path / "none.onnx").exists()
+
+
+class Read:
+    """Frames that note which rows are read of them."""
+
+    def __init__(self, rows, read):
+        self.rows, self.read, self.shape = rows, read, (len(rows), 64)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return Read(self.rows[part], self.read)
+
+    def astype(self, kind):
+        self.read.append(len(self.rows))
+        return np.zeros((len(self.rows), 64), kind)
+
+
+def test_of_a_large_store_only_the_crops_are_read(tmp_path, monkeypatch):
+    made = store.MelStore(bench.sparse_store(tmp_path))
+    assert len(made) == 106_574 and made.frames(106_573).shape == (3000, 64)
+    clips, read = training.pretraining_clips([made]), []
+    usual = made._shard
+    monkeypatch.setattr(made, "_shard", lambda shard: Read(range(len(usual(shard))), read))
+    anchors, positives = pair_batch(clips, 0, 1024, 0)
+    assert anchors.shape == positives.shape == (1024, 98, 64) and read == [98] * 2048
+
+
+def test_a_cost_is_plain_arithmetic():
+    one = scaling.Constants("b0", "cpu", pairs_per_s=50, weights_mb=80, segment_mb=10, prepare_s=0.002)
+    found = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5)
+    assert found == pytest.approx({
+        "store (GB)": 10_000 * 3001 * 128 / 1e9, "preparing (h)": 10_000 * 30 * 0.002 / 4 / 3600, "steps": 100,
+        "pre-training (h)": 10 * 10_000 / (50 * 5 * 2) / 3600, "memory of a device (GB)": (80 + 1000 * 10) / 1000,
+    })  # fmt: skip
+    chunked = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5, chunk=100)
+    assert chunked["memory of a device (GB)"] == pytest.approx((80 + 100 * 10) / 1000)
+    assert chunked["pre-training (h)"] > found["pre-training (h)"]

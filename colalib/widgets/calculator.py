@@ -61,7 +61,8 @@ def calculator(measured: list[Constants]) -> Panel:
             ax.bar_label(ax.containers[0], fmt="{:,.0f}", padding=3)
             ax.margins(x=0.15)
             ax.invert_yaxis()
-            ax.set(title=f"{name}, {arch.value}, one device like this one" if "training" in name else name)
+            ax.set(title=name)
+        figure.suptitle(f"{arch.value}, one device like this one", y=1.06)
         return figure
 
     for control in (corpus, arch, *controls.values()):

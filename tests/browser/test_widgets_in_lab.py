@@ -46,7 +46,7 @@ def lab(executed):
     for notebook in course.notebooks():
         widget_notebook(notebook, root / notebook.name)
     linked = "\nwidgets.maps.IN_PAGE = 0  # as with many clips"
-    widget_notebook(course.notebooks()[-1], root / "06_linked.ipynb", linked)
+    widget_notebook(course.notebooks()[5], root / "06_linked.ipynb", linked)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -381,3 +381,18 @@ def test_results_explorer(opened):
     page.tabbed()
     out.locator("audio").first.evaluate("a => a.play()")
     assert page.playing(out.locator("audio").first)
+
+
+def test_calculator(opened):
+    page = opened("07_scaling_up.ipynb")
+    out = page.output()
+    before = out.locator("table").inner_text()
+    assert "106" not in before
+    out.get_by_role("button", name="fma_large").click()
+    out.get_by_text("106,574").wait_for()
+    large = out.locator("table").inner_text()
+    out.locator(".widget-hslider:has(label:text-is('devices that train')) .noUi-handle").press("ArrowRight")
+    playwright.expect(out.locator("table")).not_to_have_text(large)
+    page.keep("calculator")
+    page.fits()
+    page.tabbed()

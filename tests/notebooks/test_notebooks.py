@@ -22,6 +22,7 @@ def source(notebook: Path) -> Path:
 
 def test_the_course_is_complete():
     names = ["sound_to_mel", "segment_pairs", "contrastive_pretraining", "fine_tuning", "evaluation", "embedding_map"]
+    names.append("scaling_up")
     assert [n.stem for n in NOTEBOOKS] == [f"{i:02d}_{name}" for i, name in enumerate(names, start=1)]
     assert sorted(p.stem for p in (NOTEBOOKS[0].parent / "source").glob("*.py")) == [n.stem for n in NOTEBOOKS]
 
