@@ -37,8 +37,8 @@ class Profile:
 
 
 PROFILES = {
-    "test": Profile("test", 20, 0.15, 0.05, 2, (5, None), 3),
-    "quick": Profile("quick", 200, 4.0, 0.5, 3, (10, None), 19),
+    "test": Profile("test", 20, 0.15, 0.05, 2, (5, None), 5),
+    "quick": Profile("quick", 200, 4.0, 0.5, 3, (10, None), 24),
     "full": Profile("full", 200, 20.0, 2.0, 5, (2, 5, 10, 20, 50, None), 150),
 }
 DISK_GB = {"test": 0.1, "quick": 0.6, "full": 0.8}

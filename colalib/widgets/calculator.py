@@ -16,12 +16,12 @@ def calculator(measured: list[Constants]) -> Panel:
     by_arch = {c.arch: c for c in measured}
 
     def slider(text, low, high, value, kind=ipywidgets.IntSlider, **more):
-        wide = {"style": {"description_width": "13em"}, "layout": {"width": "auto", "max_width": "34em"}}
+        wide = {"style": {"description_width": "13em"}, "layout": {"width": "30em"}}
         return kind(value=value, min=low, max=high, description=text, **wide, **more)
 
-    corpus = ipywidgets.ToggleButtons(options=[*CORPORA, "other"], style={"button_width": "7em"})
+    corpus = ipywidgets.ToggleButtons(options=[*CORPORA, "other"], style={"button_width": "8em"})
     corpus.tooltips = [f"{n:,} clips of {s:g} s" for n, s in CORPORA.values()] + ["by the sliders below"]
-    arch = ipywidgets.ToggleButtons(options=list(by_arch), style={"button_width": "7em"})
+    arch = ipywidgets.ToggleButtons(options=list(by_arch), style={"button_width": "8em"})
     controls = {
         "clips": slider("clips", 2, 6, 4, ipywidgets.FloatLogSlider, base=10, step=0.05, readout_format=",.0f"),
         "seconds": slider("seconds a clip", 1, 300, 30),
@@ -48,7 +48,7 @@ def calculator(measured: list[Constants]) -> Panel:
 
     def show(_=None):
         for name in ("clips", "seconds"):
-            controls[name].disabled = corpus.value in CORPORA
+            controls[name].layout.display = "none" if corpus.value in CORPORA else ""
         found = cost(by_arch[arch.value], **told())
         lines = {name: f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for name, value in found.items()}
         answer.value = listing({"clips": f"{told()['clips']:,}"} | lines)
@@ -62,10 +62,11 @@ def calculator(measured: list[Constants]) -> Panel:
             ax.margins(x=0.15)
             ax.invert_yaxis()
             ax.set(title=name)
-        figure.suptitle(f"{arch.value}, one device like this one", y=1.06)
+        figure.suptitle(f"{arch.value}, one device like this one", y=1.15)
         return figure
 
     for control in (corpus, arch, *controls.values()):
         control.observe(show, "value")
     show()
-    return Panel([corpus, arch, *controls.values(), answer], still)
+    wrap = ipywidgets.Layout(flex_flow="row wrap", grid_gap="24px")
+    return Panel([corpus, arch, ipywidgets.HBox([ipywidgets.VBox([*controls.values()]), answer], layout=wrap)], still)
