@@ -90,13 +90,13 @@ def prepare(args) -> None:
 
 def pretrain(args) -> None:
     from colalib import training
-    from colalib.runs import rank
+    from colalib.runs import leads
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
     trainer = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
     trainer |= {"precision": args.precision} if args.precision else {}
     out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator, trainer=trainer)
-    if rank() == 0:
+    if leads():
         print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
 

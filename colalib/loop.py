@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from colalib.errors import UserError
 from colalib.files import atomic
 from colalib.models import choose_device
-from colalib.runs import rank, read_checkpoint
+from colalib.runs import leads, read_checkpoint
 from colalib.segments import Steps
 from colalib.settings import check_limits
 
@@ -119,7 +119,7 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path, epoch: int, first: int = 0, spent: float = 0.0):
         super().__init__()
         self.path, self.epoch, self.begun = path, epoch, time.monotonic() - spent
-        if rank():
+        if not leads():
             return
         rows = []
         if path.exists() and first:
@@ -186,7 +186,7 @@ def fit(
         except (KeyError, TypeError):
             raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
     steps = total_steps(config, epoch)
-    schedule = Schedule(config, steps, progress and not rank(), out)
+    schedule = Schedule(config, steps, progress and leads(), out)
     keep = {"dirpath": out, "enable_version_counter": False, "save_on_train_epoch_end": False}
     best = ModelCheckpoint(filename="best", monitor=monitor[0], mode=monitor[1], save_weights_only=True, **keep)
     callbacks = [schedule, best]

@@ -29,19 +29,20 @@ from colalib.store import MelStore
 DEFAULT = Path(__file__).with_name("default")  # the run folder that comes with the package
 
 
-def rank() -> int:
-    """Number of this process among those that train together, as torchrun, Lightning or Slurm tell it; 0 leads."""
-    told = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
-    return next((int(os.environ[name]) for name in told if name in os.environ), 0)
+def leads() -> bool:
+    """Whether this process is the first of those that train together, as torchrun, Slurm and Lightning tell it by variables:
+    it writes, and speaks, for all."""
+    told = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in told)
 
 
 def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     """Enter the run folder `out`; True if the run in it is finished already.
 
     Raises `UserError` if a run is there and `resume` is not set, or if it was made with other settings or data. Of several
-    processes the leading one (`rank` 0) looks, writes and complains for all.
+    processes the one that leads looks, writes and complains for all.
     """
-    if rank():
+    if not leads():
         return (out / "encoder.safetensors").exists()
     if not (out / "config.json").exists():
         if out.exists() and any(out.iterdir()):
@@ -63,7 +64,7 @@ def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
 
 def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel, seen) -> None:
     """Write clips.txt (what the encoder sees in pre-training) and config.json: from here on `out` is a run."""
-    if rank():
+    if not leads():
         return
     with atomic(out / "clips.txt", "w") as file:
         file.writelines(f"{clip}\n" for clip in seen)
@@ -83,7 +84,7 @@ def describe_run(out: Path, kind: str, config, data: dict, encoder: Encoder, mel
 
 def save_encoder(encoder: Encoder, out: Path) -> None:
     """Write encoder.safetensors: from here on the run is finished."""
-    if rank():
+    if not leads():
         return
     with atomic(out / "encoder.safetensors") as file:
         file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))

@@ -25,7 +25,7 @@ from colalib.files import atomic, fingerprint, locked, read_json
 from colalib.loop import check_settings, fit
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, gathered, ranks
-from colalib.runs import Pretrained, describe_run, load_encoder, open_run, rank, read_checkpoint, save_encoder
+from colalib.runs import Pretrained, describe_run, leads, load_encoder, open_run, read_checkpoint, save_encoder
 from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.store import MelStore
@@ -160,7 +160,7 @@ def pretrain(
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
-    with locked(out) if rank() == 0 else nullcontext():
+    with locked(out) if leads() else nullcontext():
         if open_run(out, "pretrain", config, data, resume):
             return out
         train, valid = hold_out(clips, config.seed)
@@ -171,7 +171,7 @@ def pretrain(
 
         def make(step: int):
             augment = config.filter_db, config.mask_bands, config.mask, config.multiply
-            return segments.pair_batch(train, step, batch, config.seed, *augment, (rank(), processes))
+            return segments.pair_batch(train, step, batch, config.seed, *augment, (module.global_rank, processes))
 
         def pairs(of: Clips) -> DataLoader:
             return DataLoader([segments.pair_batch(of, 0, min(batch, len(of)), config.seed)], batch_size=None)

@@ -22,7 +22,7 @@ from colalib.errors import UserError
 from colalib.export import to_onnx
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, gathered
-from colalib.runs import load_encoder
+from colalib.runs import leads, load_encoder
 from colalib.segments import Clips, Steps, pair_batch
 from colalib.settings import PretrainConfig
 
@@ -251,3 +251,16 @@ def test_a_cost_is_plain_arithmetic():
     chunked = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5, chunk=100)
     assert chunked["memory of a device (GB)"] == pytest.approx((80 + 100 * 10) / 1000)
     assert chunked["pre-training (h)"] > found["pre-training (h)"]
+
+
+@pytest.mark.parametrize("told, first", [
+    ({}, True), ({"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "1"}, True), ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+    ({"SLURM_PROCID": "0"}, True), ({"SLURM_PROCID": "3"}, False), ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),
+    ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False), ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, True),
+])  # fmt: skip
+def test_one_process_leads(monkeypatch, told, first):
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert leads() == first
