@@ -1,5 +1,7 @@
 """Decoding and log-mel against librosa, and what is refused."""
 
+import tracemalloc
+
 import librosa
 import numpy as np
 import pytest
@@ -109,3 +111,23 @@ def test_resynthesis_keeps_the_pitch():
         np.abs(np.fft.rfft(w * np.hanning(len(w))))[: len(w) // 8].argmax() * 16_000 / len(w) for w in (wave, again)
     ]
     assert abs(peak[1] / peak[0] - 1) < 0.06 and np.isfinite(again).all()
+
+
+def test_memory_does_not_grow_with_a_clip(tmp_path):
+    """Four minutes at 44.1 kHz in stereo take no more than one, and give the frames of the whole."""
+    peaks = {}
+    for minutes in (1, 4):
+        path = tmp_path / f"{minutes}.wav"
+        wave = 0.1 * np.random.default_rng(0).standard_normal(44_100 * 20).astype(np.float32)
+        with soundfile.SoundFile(path, "w", 44_100, 2) as file:
+            for _ in range(3 * minutes):
+                file.write(np.stack([wave, wave], axis=1))
+        tracemalloc.start()
+        frames = sum(len(block) for block in audio.log_mel_stream(audio.stream(path)))
+        peaks[minutes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert frames == 1 + 60 * minutes * 100
+    assert peaks[4] < 1.1 * peaks[1]
+    path = tmp_path / "1.wav"
+    streamed = np.concatenate(list(audio.log_mel_stream(audio.stream(path))))
+    assert np.array_equal(streamed, audio.log_mel(audio.load_audio(path)))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ def test_two_processes_train_and_resume(mel_store, tmp_path):
     assert next(r["step"] for r in metrics(out) if r["train/loss"]) == "4" and column(out, "valid/loss")
     again = subprocess.run(command(mel_store, out, *several, "--resume"), capture_output=True, text=True, env=threads)
     assert again.returncode == 0, again.stderr
+    if find_spec("tensorboard"):
+        assert list((out / "tensorboard").glob("events.*"))
 
 
 def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
