@@ -92,7 +92,7 @@ def test_corpora_lists_what_is_on_disk(tmp_path, capsys):
     (tmp_path / "fma_small").mkdir()
     _, out, _ = call(capsys, "corpora", "--data", tmp_path)
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert lines["fma_small"].endswith("[on disk]") and lines["fma_large"].endswith("[not on disk]")
+    assert lines["fma_small"].endswith("[on disk]") and lines["fma_large"].endswith("[to be fetched]")
 
 
 @pytest.mark.parametrize("command, kind", [("pretrain", PretrainConfig), ("finetune", FinetuneConfig)])

@@ -255,7 +255,8 @@ def test_the_default_encoder_is_what_its_card_says():
     made = json.loads((runs.DEFAULT / "config.json").read_text())
     assert made["kind"] == "pretrain" and made["data"]["corpora"] == ["scores"]
     length = {"steps": made["config"]["steps"], "minutes": made["config"]["minutes"]}
-    assert made["config"] == dataclasses.asdict(training.PretrainConfig(**length))
+    usual = dataclasses.asdict(training.PretrainConfig(**length))
+    assert usual | made["config"] == usual  # (a setting may be newer)
     assert made["mel"] == dataclasses.asdict(audio.MelConfig())
     assert sum(file.stat().st_size for file in runs.DEFAULT.iterdir()) < 10e6
     loaded = runs.load_encoder("default")

@@ -6,6 +6,7 @@ A few of each kind here; `make faults` (COLA_FAULTS=all) makes as many as the RE
 import functools
 import http.server
 import io
+import json
 import os
 import random
 import signal
@@ -279,48 +280,45 @@ def test_kills_while_fetching(tmp_path, trial):
 # ------------------------------------------------------------------------------------------------ disks and clocks
 
 
-def as_nobody(words):
-    """Run a command as a user who may write nowhere: (exit code, what it told)."""
-    import contextlib
-
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        os.close(read)
-        with os.fdopen(write, "w") as told, contextlib.redirect_stderr(told):
-            code = 99
-            try:
-                if os.geteuid() == 0:
-                    os.setegid(65534), os.seteuid(65534)
-                main([str(w) for w in words])
-                code = 0
-            except SystemExit as ended:
-                code = ended.code or 0
-            except BaseException as error:
-                print(repr(error), file=told)
-            finally:
-                told.flush()
-                os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as told:
-        text = told.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+NOBODY = """
+import contextlib, io, json, os, sys
+from colalib.cli import main
+for words in json.loads(sys.argv[1]):
+    main([w.format(place=sys.argv[2]) for w in words])  # loads all that it needs
+if os.geteuid() == 0:
+    os.setegid(65534), os.seteuid(65534)
+ended = []
+for words in json.loads(sys.argv[1]):
+    told, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(told):
+        try:
+            main([w.format(place=sys.argv[3]) for w in words])
+        except SystemExit as left:
+            code = left.code
+    ended.append([words[0], code, told.getvalue()])
+print(json.dumps(ended))
+"""
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs another user")
 def test_folders_that_are_read_only(folder, mel_store, tmp_path):
-    place = tmp_path / "locked"
-    place.mkdir()
+    free, place = tmp_path / "free", tmp_path / "locked"
+    free.mkdir(), place.mkdir()
     for parent in (tmp_path, *tmp_path.parents[:2], folder, folder.parent, mel_store.path, mel_store.path.parent):
         parent.chmod(0o755)
     place.chmod(0o555)
-    for words in (
-        ["prepare", folder, "--out", place / "s", "--jobs", "1"],
-        ["pretrain", mel_store.path, "--out", place / "run", "--steps", "2"],
-        ["probe", mel_store.path, "--encoder", "mel-stats", "--out", place / "probe.json"],
-        ["embed", mel_store.path, "--encoder", "default", "--out", place / "e.npz"],
-    ):
-        code, told = as_nobody(words)
-        assert code == 1 and one_line(told) and "ermission denied" in told, (words[0], code, told)
+    words = [
+        ["prepare", str(folder), "--out", "{place}/s", "--jobs", "1"],
+        ["pretrain", str(mel_store.path), "--out", "{place}/run", "--steps", "2", "--batch-size", "8"],
+        ["probe", str(mel_store.path), "--encoder", "mel-stats", "--out", "{place}/probe.json"],
+        ["embed", str(mel_store.path), "--encoder", "default", "--out", "{place}/e.npz"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, json.dumps(words), str(free), str(place)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name, code, told in json.loads(done.stdout.splitlines()[-1]):
+        assert code == 1 and one_line(told) and "ermission denied" in told, (name, code, told)
     assert not list(place.iterdir())
 
 
