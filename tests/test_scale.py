@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -179,7 +180,9 @@ def test_embed_in_three_lines(folder, mel_store, tmp_path):
 def test_the_same_store_on_threads_and_on_a_cluster(folder, mel_store, tmp_path):
     distributed = pytest.importorskip("distributed")
     usual = {p.name: p.read_bytes() for p in mel_store.path.iterdir()}
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    # a LocalCluster leaves OMP_NUM_THREADS and its like behind, which later tests would inherit
+    with mock.patch.dict(os.environ), distributed.LocalCluster(**local) as cluster:
         for name, scheduler in (("threading", None), ("dask", cluster.scheduler_address)):
             with store.backend(name, scheduler):
                 made = store.build(corpora.load(folder), tmp_path / name, progress=False)
