@@ -147,12 +147,14 @@ class Page:
         return False
 
     def restart(self, and_run=False):
+        shown = self.output().locator(":scope > *").first.element_handle()
         self.page.get_by_role("menuitem", name="Kernel", exact=True).click()
         item = "^Restart Kernel and Run All Cells…" if and_run else "^Restart Kernel…"
         self.page.get_by_role("menuitem", name=re.compile(item)).click()
         self.page.locator(".jp-Dialog button.jp-mod-warn, .jp-Dialog button.jp-mod-accept").last.click()
         time.sleep(3)
         if and_run:
+            shown.wait_for_element_state("hidden", timeout=120_000)  # the output of before
             self.run_all()
 
     def fits(self, width=740):
@@ -222,7 +224,7 @@ def test_mel_laboratory(opened):
     for _ in range(3):
         page.page.keyboard.press("ArrowLeft")
     playwright.expect(picture).not_to_have_attribute("src", first, timeout=30_000)
-    assert out.locator("table").inner_text() != before
+    playwright.expect(out.locator("table")).not_to_have_text(before, timeout=30_000, use_inner_text=True)
     page.keep("mel_laboratory")
     page.fits()
     page.tabbed()
@@ -243,7 +245,7 @@ def test_mel_laboratory(opened):
     out.locator(f"select:has(option:text-is('{mine.name} (yours)'))").wait_for()
     kept = handle.get_attribute("aria-valuenow")
     page.restart(and_run=True)
-    playwright.expect(handle).to_have_attribute("aria-valuenow", kept)
+    playwright.expect(handle).to_have_attribute("aria-valuenow", kept, timeout=60_000)
 
 
 def test_quiz(opened):
@@ -392,7 +394,7 @@ def test_calculator(opened):
     out.get_by_text("106,574").wait_for()
     large = out.locator("table").inner_text()
     out.locator(".widget-hslider:has(label:text-is('devices that train')) .noUi-handle").press("ArrowRight")
-    playwright.expect(out.locator("table")).not_to_have_text(large)
+    playwright.expect(out.locator("table")).not_to_have_text(large, use_inner_text=True)
     page.keep("calculator")
     page.fits()
     page.tabbed()
