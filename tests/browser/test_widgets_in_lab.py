@@ -169,8 +169,18 @@ class Page:
         self.page.set_viewport_size(usual)
         self.page.keyboard.press("Control+b")
 
+    def settled(self, seconds=30):
+        """Waits until the output has not changed for two seconds: sounds may come later than pictures."""
+        end, seen, since = time.monotonic() + seconds, None, time.monotonic()
+        while time.monotonic() < end and time.monotonic() - since < 2:
+            now = self.output().evaluate("e => e.innerHTML.length + ' ' + e.querySelectorAll('*').length")
+            if now != seen:
+                seen, since = now, time.monotonic()
+            time.sleep(0.2)
+
     def tabbed(self):
         """Tab reaches every control of the output, in turn."""
+        self.settled()
         controls = """e => [...e.querySelectorAll("button, select, input, audio, canvas, [tabindex='0']")]
                            .filter(c => !c.disabled && c.tabIndex >= 0 && c.checkVisibility())"""
         self.output().evaluate(f"e => {{ e.all = ({controls})(e); e.met = new Set(); e.all[0].focus(); }}")
