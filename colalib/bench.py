@@ -194,7 +194,7 @@ def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
             "mixing": lambda: audio.to_mono(channels),
             "resampling": lambda: soxr.resample(mono, 44_100, config.sample_rate),
             "transform": lambda: audio.log_mel(wave, config),
-            "prepare": lambda: audio.log_mel(audio.load_audio(path), config),
+            "prepare": lambda: list(audio.log_mel_stream(audio.stream(path, config.sample_rate), config)),
             "librosa": plain,
         }
         return {name: min(timeit.repeat(part, number=1, repeat=rounds)) for name, part in parts.items()}

@@ -93,9 +93,8 @@ class Encoder(nn.Module):
         if chunk and self.training:
             again = partial(checkpoint, self, use_reentrant=False, context_fn=lambda: (nullcontext(), self._still()))
             return [torch.cat([again(part) for part in x.split(chunk)]) for x in xs]
-        if (
-            not self.training or xs[0].device.type != "cpu" or is_initialized()
-        ):  # DDP sees gradients of its own graph only
+        # DDP sees only the gradients of its own graph
+        if not self.training or xs[0].device.type != "cpu" or is_initialized():
             return [self(x) for x in xs]
         if not self._twin:
             shared = {id(p): p for p in self.parameters()}
@@ -111,9 +110,11 @@ class Encoder(nn.Module):
         usual = norms[0].momentum
         for norm in norms:
             norm.momentum = 0.0
-        yield
-        for norm in norms:
-            norm.momentum = usual
+        try:
+            yield
+        finally:  # torch ends a recomputation by an exception as soon as it has what it needs
+            for norm in norms:
+                norm.momentum = usual
 
     def readout(self, x: Tensor) -> Tensor:
         """`[B, T, M]` → `[B, d]` float32, for frozen use: mean and standard deviation over time of each block's output, in

@@ -38,7 +38,7 @@ def measure(arch: str = "b0-small", accelerator: str = "auto", batch: int = 64, 
     """`Constants` of this machine: the best of `rounds` training steps and of as many files. A few seconds."""
     device = choose_device(accelerator)
     module = Cola(PretrainConfig(arch=arch), 1.0).to(device)
-    optimizer = torch.optim.AdamW(module.parameters())
+    optimizer = module.configure_optimizers()
     pair = torch.randn(2, batch, 98, 64, device=device)
 
     def step() -> None:

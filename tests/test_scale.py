@@ -135,6 +135,9 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
     assert torch.allclose(loss, loss_chunked, rtol=1e-4)
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max()) for a, b in zip(grads, grads_chunked))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(running, running_chunked))
+    assert {m.momentum for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}, (
+        "the next step moves them too"
+    )
 
 
 def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
