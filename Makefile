@@ -13,7 +13,7 @@ course: .venv/ready
 	$(BIN)/python -m colalib course
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks/01_sound_to_mel.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/01_sound_to_mel.ipynb
 
 test: .venv/ready-test
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ fma-small fma-large: fma-%: .venv/ready
 	  $(BIN)/python -m colalib prepare $$c --data $(DATA) --out $(DATA)/$$c.store || exit 1; \
 	done
 	$(BIN)/python -m colalib pretrain $(DATA)/fma_$*.store --out runs/fma-$* $(FMA)
-	$(BIN)/python -m colalib compare $(DATA)/fma_small.store --encoder runs/fma-$* --seeds 5 --out runs/fma-$*.json
+	$(BIN)/python -m colalib compare $(DATA)/fma_small.store --encoder runs/fma-$* --seeds 5 --out runs/fma-$*/official.json
 
 # for maintainers: sources → notebooks, executed, with their figures
 notebooks: .venv/ready

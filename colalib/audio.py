@@ -17,6 +17,7 @@ import soxr
 from scipy.sparse import csr_array
 
 SHORTEST = 0.1  # seconds; a clip shorter than this is not usable
+LOUDEST = 1e6  # times full scale; samples above are no sound
 QUIETEST = -80.0  # dBFS; a clip whose peak lies lower counts as silent
 
 
@@ -75,6 +76,8 @@ def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
                 if not np.isfinite(wave).all():
                     raise Unusable("samples that are not finite numbers")
                 peak = max(peak, np.abs(wave).max(initial=0.0))
+                if peak > LOUDEST:
+                    raise Unusable(f"samples up to {peak:.0e}, where 1 is full scale")
                 yield wave
     except FileNotFoundError:
         raise Unusable("file not found") from None

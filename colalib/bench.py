@@ -197,7 +197,9 @@ def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
             "prepare": lambda: list(audio.log_mel_stream(audio.stream(path, config.sample_rate), config)),
             "librosa": plain,
         }
-        return {name: min(timeit.repeat(part, number=1, repeat=rounds)) for name, part in parts.items()}
+        # in turn, so that whoever else uses the machine slows all alike
+        times = [[timeit.timeit(part, number=1) for part in parts.values()] for _ in range(rounds)]
+        return dict(zip(parts, map(min, zip(*times))))
 
 
 def sparse_store(folder: Path, clips: int = 106_574, frames: int = 3_000) -> Path:

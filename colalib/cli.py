@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import math
 import sys
 from pathlib import Path
 
@@ -17,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command. Exits 0 on success; for what a user got wrong, for a full disk and for Ctrl-C it prints one line and
     exits non-zero."""
     args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
     try:
         args.call(args)
     except UserError as error:
@@ -178,8 +182,12 @@ def report_comparison(results: dict, predictions, out: Path) -> None:
 def embed(args) -> None:
     from colalib import evaluation
 
-    n, d = evaluation.embed_to_file(args.source, args.encoder, args.out, args.arch, args.seed, args.accelerator)
-    print(f"{args.out}: {n} embeddings of {d} numbers")
+    random = {"arch": args.arch, "seed": args.seed}
+    found = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **random)
+    print(f"{args.out}: {len(found.vectors)} embeddings of {found.vectors.shape[1]} numbers")
+    if len(found.left_out):
+        print(f"{len(found.left_out)} clips left out:")
+        print(found.left_out.to_string(index=False, header=False))
 
 
 def export(args) -> None:
@@ -219,6 +227,8 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
     """Print the table of results; write results.json and predictions.csv if `out` names a file."""
     from colalib import intervals
 
+    if out:
+        intervals.save(results, out, predictions)
     print(f"{results['task']}: {results['n_clips']} {results['split']} clips, accuracy in %")
     print(intervals.table(results).to_string(index=False))
     for row in results["results"]:
@@ -227,7 +237,6 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
                 f"note: {row['model']}: {row['pretrain_overlap']} of its test clips were in pre-training (without labels)"
             )
     if out:
-        intervals.save(results, out, predictions)
         print(f"written to {out}")
 
 
@@ -240,8 +249,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def positive(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError("must be above 0")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
     return value
 
 
@@ -250,6 +259,24 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be a whole number above 0")
     return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError("must be a whole number from 0 to 2**63 - 1")
+    return value
+
+
+def file(suffix: str):
+    """The type of an option that names a file to write."""
+
+    def check(text: str) -> str:
+        if Path(text).suffix != suffix or Path(text).is_dir():
+            raise argparse.ArgumentTypeError(f"must name a file that ends in {suffix}, not {text!r}")
+        return text
+
+    return check
 
 
 def parser() -> argparse.ArgumentParser:
@@ -299,7 +326,7 @@ def parser() -> argparse.ArgumentParser:
     def encoder(made, extra=""):
         made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}")
         made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="of the random encoder")
-        made.add_argument("--seed", type=int, default=0, help="of the random encoder")
+        made.add_argument("--seed", type=seed, default=0, help="of the random encoder")
 
     made = command("course", course, "build the demo corpus, run all notebooks in order, print the table of results")
     made.add_argument(
@@ -340,8 +367,14 @@ def parser() -> argparse.ArgumentParser:
     training_options(made, PretrainConfig)
     made.add_argument("--devices", type=count, default=1, help="processes on this machine, one a GPU")
     made.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
-    made.add_argument("--strategy", default="auto", help="Lightning's strategy, e.g. ddp")
-    made.add_argument("--precision", help="Lightning's precision (default: bf16-mixed on cuda, else 32-true)")
+    made.add_argument(
+        "--strategy", choices=["auto", "ddp"], default="auto", help="of Lightning: how devices share the work"
+    )
+    made.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed", "16-mixed"],
+        help="of Lightning (default: bf16-mixed on cuda, else 32-true)",
+    )
 
     made = command(
         "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
@@ -354,14 +387,14 @@ def parser() -> argparse.ArgumentParser:
     made = command("evaluate", evaluate, "saved classifiers on the test clips, side by side")
     made.add_argument("store")
     made.add_argument("run", nargs="+")
-    made.add_argument("--out", metavar="FILE.json")
+    made.add_argument("--out", type=file(".json"), metavar="FILE.json")
     accelerator(made)
 
     made = command("probe", probe, "linear probe of a frozen encoder, or of mel statistics")
     made.add_argument("store")
     encoder(made, ", or mel-stats")
     task(made)
-    made.add_argument("--out", metavar="FILE.json")
+    made.add_argument("--out", type=file(".json"), metavar="FILE.json")
     accelerator(made)
 
     made = command(
@@ -377,7 +410,11 @@ def parser() -> argparse.ArgumentParser:
     training_length(made)  # of each supervised run; 20 epochs if it is not given
     made.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
     made.add_argument(
-        "--out", default="results.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"
+        "--out",
+        type=file(".json"),
+        default="results.json",
+        metavar="FILE.json",
+        help="table; its figure and the runs lie beside it",
     )
     task(made)
     accelerator(made)
@@ -391,7 +428,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
     made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="encoder")
     made.add_argument(
-        "--out", default="ablation.json", metavar="FILE.json", help="table; its figure and the runs lie beside it"
+        "--out",
+        type=file(".json"),
+        default="ablation.json",
+        metavar="FILE.json",
+        help="table; its figure and the runs lie beside it",
     )
     accelerator(made)
 
@@ -400,12 +441,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("source", help="folder of audio, or a store")
     encoder(made)
-    made.add_argument("--out", required=True, metavar="FILE.npz")
+    made.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz")
     accelerator(made)
 
     made = command("export", export, "an encoder as an ONNX file, checked against torch")
     made.add_argument("--encoder", required=True, metavar="ENC", help="a run folder, or default")
-    made.add_argument("--out", required=True, metavar="FILE.onnx")
+    made.add_argument("--out", type=file(".onnx"), required=True, metavar="FILE.onnx")
 
     made = command("bench", bench, "speed of training and preparing, as ratios to a reference in the same run")
     made.add_argument("--quick", action="store_true", help="shorter, noisier")

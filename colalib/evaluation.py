@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +30,12 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from colalib import corpora, training
-from colalib.corpora.table import Corpus, Split, splits
+from colalib.corpora.table import AUDIO, Corpus, Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint
 from colalib.intervals import summary
 from colalib.models import Encoder, choose_device, in_threads
-from colalib.runs import Pretrained, load_encoder
+from colalib.runs import Pretrained, load_encoder, load_trained
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
 from colalib.training import FinetuneConfig, open_store, prediction_table
@@ -117,7 +118,10 @@ def tempered_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
 def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True) -> np.ndarray:
     """Standardised features [n, d] → multinomial logistic regression; its strength is the one with the least `tempered_loss`
     on the validation side, then with `refit` it is fitted on train + valid, else on train alone. Returns predictions for the
-    test side. (Validation accuracy would choose almost at random: a clip or two decide.)"""
+    test side. (Validation accuracy would choose almost at random: a clip or two decide.) Without a validation clip of a class
+    that is trained on, the middle strength is taken. Raises `UserError` if only one class is there to learn."""
+    if len(set(y[split.train])) < 2:
+        raise UserError("the training side has only one class, from which nothing can be learned: label more clips")
 
     def fit(rows: np.ndarray, strength: float) -> Pipeline:
         return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(x[rows], y[rows])
@@ -127,8 +131,10 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True)
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)
         models = pool.map(lambda c: fit(split.train, c), STRENGTHS)
-        losses = {c: tempered_loss(model, x[valid], y[valid]) for c, model in zip(STRENGTHS, models)}
-        best = min(losses, key=losses.get)
+        best = STRENGTHS[len(STRENGTHS) // 2]
+        if len(valid):
+            losses = {c: tempered_loss(model, x[valid], y[valid]) for c, model in zip(STRENGTHS, models)}
+            best = min(losses, key=losses.get)
         return fit(np.concatenate([split.train, split.valid]) if refit else split.train, best).predict(x[split.test])
 
 
@@ -142,16 +148,19 @@ def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
 
 
 def neighbours(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
-    """The k nearest clips of every clip by cosine similarity of standardised features [n, d], nearest first: numbers [n, k].
-    A clip's own group is left out: another take of the same tune, or sentence of the same speaker, is near for reasons
-    that have nothing to do with what is asked."""
+    """The k nearest clips of every clip by cosine similarity of standardised features [n, d], nearest first: numbers [n, k],
+    fewer columns if a group leaves fewer others. A clip's own group is left out: another take of the same tune, or sentence of
+    the same speaker, is near for reasons that have nothing to do with what is asked."""
     x = StandardScaler().fit_transform(x)
     x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-9
-    groups, found = np.asarray(groups), []
+    groups, found = pd.factorize(np.asarray(groups))[0], []
+    k = min(k, len(x) - np.bincount(groups).max())
     for start in range(0, len(x), 1000):
         block = slice(start, start + 1000)
-        similarity = np.where(groups[block, None] == groups, -np.inf, x[block] @ x.T)
-        found.append(np.argsort(-similarity, axis=1)[:, :k])
+        distance = np.where(groups[block, None] == groups, np.inf, -x[block] @ x.T)
+        nearest = np.argpartition(distance, k, axis=1)[:, :k]  # in no order yet
+        order = np.argsort(np.take_along_axis(distance, nearest, axis=1), axis=1)
+        found.append(np.take_along_axis(nearest, order, axis=1))
     return np.concatenate(found)
 
 
@@ -224,9 +233,10 @@ def frozen_features(
     made_of += [loaded.weights or f"{arch} {seed}", READOUT]
     kept = keep and Path(keep) / f"{loaded.name}-{fingerprint(made_of)}.npy"
     if kept and kept.exists():
-        return np.load(kept), loaded
+        with suppress(ValueError, EOFError):  # damaged: made again
+            return np.load(kept), loaded
     if encoder == "random":
-        calibrate(loaded.encoder, training.pretraining_clips([store]), seed)
+        calibrate(loaded.encoder, training.pretraining_clips([store]) or clips, seed)
     features = embed(loaded.encoder, clips, progress, accelerator)
     if kept:
         with atomic(kept) as file:
@@ -257,7 +267,9 @@ def compare(
     store, out, keep = open_store(store), Path(out), Path(out) / "features"
     divisions = splits(store.clips, label, fold, folds)
     encoders = [Path(e) for e in (encoder if isinstance(encoder, list) else [encoder])]
-    loaded = load_encoder(encoders[0])
+    loaded = load_trained(encoders[0])
+    if finetune is not None and folds:
+        raise UserError("supervised runs follow the corpus' own split: leave out --folds, or add --frozen")
     statistics, _ = frozen_features(store, "mel-stats")
     parts = [judge(store, statistics, "mel-stats", label, divisions)]
     for seed in range(seeds):
@@ -277,8 +289,6 @@ def compare(
             parts.append(judge(store, features, "probe", label, divisions, seed, labels_per_class=k))
         seen_by[f"probe ({k} a class)"] = seen
     if finetune is not None:
-        if folds:
-            raise UserError("supervised runs follow the corpus' own split: leave out --folds")
         config = replace(finetune, label=label, arch=loaded.encoder.arch)
         for k in labels_per_class:
             parts.append(supervised(store, encoders, out, config, seeds, k, fold, accelerator, progress))
@@ -358,18 +368,22 @@ def read_predictions(run: Path | str) -> pd.DataFrame:
 def evaluate(
     store: MelStore | Path | str, runs: list[Path | str], accelerator: str = "auto"
 ) -> tuple[dict, pd.DataFrame]:
-    """Saved classifiers on the test clips of their task, side by side: (results, predictions). Runs that differ only in
-    their seed, by `config.json`, count as seeds of one model."""
+    """Saved classifiers on the test clips of their task, side by side, each under the name of its folder: (results,
+    predictions). Raises `UserError` if one is named twice or they have another task."""
     store = open_store(store)
     parts, seen_by = [], {}
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise UserError("a run is named twice: name each once")
+    alone = len({Path(run).name for run in runs}) == len(runs)
     for run in runs:
+        name = Path(run).name if alone else str(run)
         module, loaded = training.load_classifier(run)
         loaded.check(store)
         module.to(choose_device(accelerator))
         config = module.config
         division = splits(store.clips, config.label, config.fold)[0]
-        parts.append(training.predict(module, store, division, Path(run).name))
-        seen_by[Path(run).name] = overlap(store, [division], loaded)
+        parts.append(training.predict(module, store, division, name))
+        seen_by[name] = overlap(store, [division], loaded)
     predictions = pd.concat(parts, ignore_index=True)
     return summary(predictions, seen_by), predictions
 
@@ -385,49 +399,50 @@ class Embedded:
 
 
 def embed_audio(
-    source: str | Path | list[str | Path], encoder: str | Path = "default", accelerator: str = "auto", jobs: int = -1
+    source: str | Path | list[str | Path],
+    encoder: str | Path = "default",
+    accelerator: str = "auto",
+    jobs: int = -1,
+    arch: str = "b0-small",
+    seed: int = 0,
 ) -> Embedded:
-    """Embeddings of audio: of a file, a list of files, or a folder (as `corpora.load` reads it), by the encoder of a run
-    folder or the one that comes with the package. Also known as `colalib.embed`.
+    """Embeddings of audio: of a file, a list of files, a folder (as `corpora.load` reads it), or a store, by the encoder of a
+    run folder or the one that comes with the package (`arch` and `seed` are those of `random`). Also known as `colalib.embed`.
 
     >>> found = colalib.embed("recordings")
     >>> found.vectors.shape, found.clips["path"], found.left_out
 
     Raises `UserError` if there is no such folder, encoder, or usable clip.
     """
-    if isinstance(source, str | Path) and not Path(source).is_file():
-        corpus = corpora.load(source)
-    else:
-        files = [Path(f).absolute() for f in ([source] if isinstance(source, str | Path) else source)]
-        if not files:
-            raise UserError("no files to embed")
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        corpus = Corpus("files", root, pd.DataFrame({"path": [f.relative_to(root).as_posix() for f in files]}))
+    if encoder != "mel-stats":
+        load_encoder(encoder, arch, seed)  # before the long part
+    one = isinstance(source, str | Path)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        store = build(corpus, Path(place) / "store", jobs=jobs, progress=False)
-        vectors, _ = frozen_features(store, encoder, progress=False, accelerator=accelerator)
-    return Embedded(vectors, store.clips.drop(columns=["shard", "start", "frames"]), store.quarantine)
+        if one and (Path(source) / "clips.csv").exists():
+            store = MelStore(source)
+        else:
+            if one and not (Path(source).is_file() or Path(source).suffix.lower() in AUDIO):
+                corpus = corpora.load(source)
+            else:
+                files = [Path(os.path.abspath(f)) for f in ([source] if one else source)]
+                if not files:
+                    raise UserError("no files to embed")
+                root = Path(os.path.commonpath([file.parent for file in files]))
+                corpus = Corpus("files", root, pd.DataFrame({"path": [f.relative_to(root).as_posix() for f in files]}))
+            try:
+                store = build(corpus, Path(place) / "store", jobs=jobs, progress=False)
+            except UserError as error:
+                raise UserError(str(error).split("; all reasons are in")[0]) from None
+        vectors, _ = frozen_features(store, encoder, arch, seed, progress=False, accelerator=accelerator)
+        return Embedded(vectors, store.clips.drop(columns=["shard", "start", "frames"]), store.quarantine)
 
 
 def embed_to_file(
-    source: Path | str,
-    encoder: str | Path,
-    out: Path | str,
-    arch: str = "b0-small",
-    seed: int = 0,
-    accelerator: str = "auto",
-) -> tuple[int, int]:
-    """Embed a store, or a folder of audio, into an .npz: clip_id, embedding float32 [n, d], and the table's columns as
-    fixed-width text (no pickle). A folder's frames are prepared beside `out`. Returns (n, d)."""
-    out = Path(out)
-    if (Path(source) / "clips.csv").exists():
-        store = MelStore(source)
-    else:
-        store = build(corpora.load(source), out.with_suffix(".store"))
-    features, _ = frozen_features(store, encoder, arch, seed, accelerator=accelerator)
-    columns = {
-        c: np.array(store.clips[c].tolist(), dtype=str) for c in store.clips if c not in ("shard", "start", "frames")
-    }
-    with atomic(out) as file:
-        np.savez(file, embedding=features, **columns)
-    return features.shape
+    source: str | Path, encoder: str | Path, out: Path | str, accelerator: str = "auto", **random
+) -> Embedded:
+    """`embed_audio` into an .npz: clip_id, embedding float32 [n, d], the table's columns as fixed-width text (no pickle)."""
+    found = embed_audio(source, encoder, accelerator, **random)
+    columns = {c: np.array(found.clips[c].tolist(), dtype=str) for c in found.clips}
+    with atomic(Path(out)) as file:
+        np.savez(file, embedding=found.vectors, **columns)
+    return found

@@ -19,7 +19,7 @@ from colalib.audio import MelConfig
 from colalib.errors import UserError
 from colalib.files import atomic
 from colalib.models import Encoder
-from colalib.runs import load_encoder
+from colalib.runs import load_trained
 from colalib.segments import FRAMES
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -33,6 +33,7 @@ class Outputs(nn.Module):
         self.encoder = encoder
 
     def forward(self, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Segments [S, 98, M] → (readout [S, d], h [S, dim])."""
         return self.encoder.readout(segments), self.encoder(segments)
 
 
@@ -42,10 +43,10 @@ def to_onnx(encoder: str | Path, out: Path | str) -> float:
     over a clip's segments is its embedding, and `h` [S, dim]. Raises `UserError` if a package is missing or the difference
     is above 1e-3, and then leaves no file."""
     if missing := [name for name in NEEDED if not find_spec(name)]:
-        raise UserError(f"export needs {', '.join(missing)}: pip install 'colalib[onnx]'")
+        raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import onnxruntime
 
-    loaded, out = load_encoder(encoder), Path(out)
+    loaded, out = load_trained(encoder), Path(out)
     mel = loaded.mel or {}
     model = Outputs(loaded.encoder).eval()
     generator = torch.Generator().manual_seed(0)

@@ -31,6 +31,7 @@ def atomic(path: Path, mode: str = "wb"):
 @contextmanager
 def locked(folder: Path):
     """Hold `folder` (which need not exist yet) against other processes that would fill it; they wait for their turn."""
+    folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         yield
@@ -50,7 +51,7 @@ def read_json(path: Path, what: str) -> dict:
         if not isinstance(content, dict):
             raise ValueError("not an object")
         return content
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent} is not {what}: it has no {path.name}") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}): make it again") from None

@@ -1,5 +1,5 @@
 """Our encoders behind the HEAR API (Turian et al. 2022, arXiv 2203.03022; https://hearbenchmark.com/hear-api.html), so that
-public benchmarks can judge them: `heareval colalib.hear --model runs/mine`."""
+public benchmarks can judge them: `python -m heareval.embeddings.runner colalib.hear --model runs/mine --tasks-dir tasks`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from colalib.audio import MelConfig, log_mel
 from colalib.evaluation import HOP
-from colalib.runs import load_encoder
+from colalib.runs import load_trained
 from colalib.segments import FRAMES, cut
 
 EVERY = 50  # milliseconds between time stamps
@@ -20,7 +20,7 @@ class Model(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        loaded = load_encoder(name)
+        loaded = load_trained(name)
         self.encoder, self.mel = loaded.encoder, MelConfig(**(loaded.mel or {}))
         self.sample_rate = self.mel.sample_rate
         size = self.encoder.readout(torch.zeros(1, FRAMES, self.mel.n_mels)).shape[1]
@@ -41,15 +41,16 @@ def load_model(model_file_path: str = "") -> Model:
 
 def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
     """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → clip embeddings `[n, d]` float32, the mean over segments
-    of 98 frames every 49, as `evaluation.embed` gives them."""
+    of 98 frames every 49, as `evaluation.embed` gives them. Raises `ValueError` for another shape."""
     return torch.stack(
         [model(cut(log_mel(wave, model.mel), HOP, silence=model.mel.silence)).mean(dim=0) for wave in _waves(audio)]
     )
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """Mono audio `[n, samples]` → (embeddings `[n, t, d]` float32, their times in ms `[n, t]`): every 50 ms from 0, each of
-    the 98 frames around its time, with silence beyond the ends."""
+    """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → (embeddings `[n, t, d]` float32, their times in ms
+    `[n, t]`): every 50 ms from 0, each of the 98 frames around its time, with silence beyond the ends. Raises `ValueError` for
+    another shape."""
     found, half = [], FRAMES // 2
     step = EVERY * model.sample_rate // (1000 * model.mel.hop)  # frames
     for wave in _waves(audio):
@@ -62,6 +63,6 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
 
 
 def _waves(audio: Tensor) -> np.ndarray:
-    if audio.ndim != 2:
-        raise ValueError(f"audio of shape [n, samples] is asked for, not {list(audio.shape)}")
+    if audio.ndim != 2 or not len(audio) or not audio.is_floating_point():
+        raise ValueError(f"floats of shape [n, samples] are asked for, not {audio.dtype} of {list(audio.shape)}")
     return audio.detach().cpu().numpy().astype(np.float32)

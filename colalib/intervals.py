@@ -18,13 +18,13 @@ from colalib.files import atomic, write_json
 DRAWS = 2000  # bootstrap draws
 
 
-def _draws(table: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap weights for the groups [DRAWS, G] and, where there are several, the seeds [DRAWS, S] of a table."""
-    groups, seeds = table["group"].nunique(), table["seed"].nunique()
-    return (
-        rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS),
-        rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS),
-    )
+def _draws(tables: list[pd.DataFrame], rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Bootstrap weights for the groups [DRAWS, G], and for each number of seeds that occurs [DRAWS, S]: models with as many
+    seeds share their draws."""
+    groups = tables[0]["group"].nunique()
+    by_group = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)
+    counts = sorted({table["seed"].nunique() for table in tables}, reverse=True)
+    return by_group, {n: rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) for n in counts}
 
 
 def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -35,12 +35,10 @@ def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return cells["right"].values, cells["all"].values
 
 
-def _resampled(table: pd.DataFrame, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Accuracy in every bootstrap draw [DRAWS]. A model that does not depend on the seed has one, and keeps it."""
+def _resampled(table: pd.DataFrame, by_group: np.ndarray, by_seeds: dict[int, np.ndarray]) -> np.ndarray:
+    """Accuracy in every bootstrap draw [DRAWS]."""
     right, total = _right(table)
-    by_group, by_seed = weights
-    if len(right) != by_seed.shape[1]:
-        by_seed = np.ones((DRAWS, 1))
+    by_seed = by_seeds[len(right)]
     return np.einsum("rs,sg,rg->r", by_seed, right, by_group) / np.einsum("rs,sg,rg->r", by_seed, total, by_group)
 
 
@@ -49,13 +47,13 @@ def interval(values: np.ndarray) -> list[float]:
     return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
 
 
-def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, split: str = "test") -> dict:
+def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) -> dict:
     """Predictions of several models on the same test clips of one task → the content of results.json.
 
-    Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and seeds; those of differences
-    are paired: the same groups and seeds are drawn for both models. Where all test clips are one group, clips are drawn, and
-    the intervals hold for that group only. `overlap`: for each model the number of test clips
-    that its encoder saw in pre-training.
+    Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and seeds; those of
+    differences are paired: the same groups are drawn for both models, and the same seeds if they have as many. Where all
+    test clips are one group, clips are drawn, and the intervals hold for that group only. `overlap`: for each model the
+    number of test clips that its encoder saw in pre-training.
 
     Raises `UserError` if the models were not judged on the same clips.
     """
@@ -71,8 +69,8 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, sp
         unit = "clips of the only group"
         tables = {m: t.assign(group=t["clip_id"]) for m, t in tables.items()}
     rng = np.random.default_rng(0)
-    weights = _draws(max(tables.values(), key=lambda t: t["seed"].nunique()), rng)
-    draws = {m: _resampled(t, weights) for m, t in tables.items()}
+    by_group, by_seeds = _draws([*tables.values()], rng)
+    draws = {m: _resampled(t, by_group, by_seeds) for m, t in tables.items()}
     results, differences = [], []
     for m, table in tables.items():
         per_seed = (table["label"] == table["predicted"]).groupby(table["seed"]).mean()
@@ -99,7 +97,7 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None, sp
         "model_name": models,
         "accuracies": [means[m] for m in models],
         "task": predictions["task"].iloc[0],
-        "split": split,
+        "split": "test",
         "n_clips": len(first),
         "chance": round(float(counts.max()), 4),
         "results": results,
@@ -168,8 +166,12 @@ def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
 
 
 def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
-    """Write results.json to `out`, and predictions.csv beside it."""
-    write_json(Path(out), results)
+    """Write results to `out`, and the predictions beside it: of results.json to predictions.csv, of x.json to
+    x-predictions.csv."""
+    out = Path(out)
+    write_json(out, results)
     if predictions is not None:
-        with atomic(Path(out).with_name("predictions.csv"), "w") as file:
+        with atomic(
+            out.with_name("predictions.csv" if out.stem == "results" else f"{out.stem}-predictions.csv"), "w"
+        ) as file:
             predictions.to_csv(file, index=False)

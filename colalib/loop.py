@@ -31,10 +31,8 @@ from colalib.runs import leads, read_checkpoint
 from colalib.segments import Steps
 from colalib.settings import check_limits
 
-CHECKPOINT_STEPS, CHECKPOINT_MINUTES = (
-    50,
-    10,
-)  # last.ckpt is written every so many steps, or minutes if these pass first
+CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
+CHECKPOINT_MINUTES = 10  # or minutes, if these pass first
 LOADERS = 4  # processes that draw batches while a GPU works
 
 
@@ -88,6 +86,8 @@ class Schedule(Callback):
         late = self.ended or time.monotonic() - self.saved > 60 * CHECKPOINT_MINUTES
         self.share, late, ended = trainer.strategy.broadcast((self.done(step), late, self.ended))
         # beside the steps that are logged and validated (multiples of 5), so that a resumed run cuts none of these in two
+        if step % CHECKPOINT_STEPS == 2 and not torch.isfinite(outputs["loss"]):
+            raise UserError(f"the loss is no number any more at step {step}: start again with a lower --lr")
         if step % CHECKPOINT_STEPS == 2 or (late and step % 5 == 2):
             trainer.save_checkpoint(self.out / "last.ckpt")
             self.saved = time.monotonic()
@@ -238,5 +238,7 @@ def quiet_lightning() -> None:
         ".*IterableDataset.*",
         ".*ckpt_path.*",
         ".*treespec.*",
+        ".*all_gather is deprecated.*",  # for a function that torch keeps for itself
+        ".*Grad strides do not match bucket view strides.*",  # of 3 x 3 filters; costs a copy
     ):
         warnings.filterwarnings("ignore", text)

@@ -45,17 +45,20 @@ def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     if not leads():
         return (out / "encoder.safetensors").exists()
     if not (out / "config.json").exists():
-        if out.exists() and any(out.iterdir()):
+        begun = ("clips.txt", *(p.name for p in out.glob(".*.part")))  # all that a kill may leave before config.json
+        if out.exists() and any(p.name not in begun for p in out.iterdir()):
             raise UserError(f"{out} is not a run and not empty: choose another --out")
         return False
     if not resume:
         raise UserError(f"{out} holds a run already: go on with --resume, choose another --out, or delete it")
     made = read_json(out / "config.json", "a run")
+    if made.get("kind") != kind:
+        raise UserError(f"{out} holds a run of {made.get('kind')}, not of {kind}: choose another --out")
     made["config"] = dataclasses.asdict(type(config)()) | made.get("config", {})  # settings may be newer than the run
     for part, wanted in (("config", dataclasses.asdict(config)), ("data", data)):
         for key, value in wanted.items():
             had = made.get(part, {}).get(key)
-            if made.get("kind") != kind or had != value:
+            if had != value:
                 raise UserError(
                     f"{out} was made with {key} {had!r}, not {value!r}: keep its settings to resume, or choose another --out"
                 )
@@ -109,14 +112,19 @@ class Pretrained:
 
 
 def load_encoder(name: str | Path, arch: str = "b0-small", seed: int = 0) -> Pretrained:
-    """The encoder of a finished run folder; or `default`, the one that comes with the package (`DEFAULT`, with its model
-    card); or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
+    """`load_trained`, or `random`: seeded weights of `arch` (calibrate its BatchNorm before use)."""
     if str(name) == "random":
         torch.manual_seed(seed)
         return Pretrained(Encoder(arch), "random")
+    return load_trained(name)
+
+
+def load_trained(name: str | Path) -> Pretrained:
+    """The encoder of a finished run folder; or `default`, the one that comes with the package (`DEFAULT`, with its model
+    card). Raises `UserError`."""
     run = DEFAULT if str(name) == "default" else Path(name)
     made = read_json(run / "config.json", "a run (made by pretrain or finetune)")
-    if "arch" not in made:
+    if not {"arch", "mel"} <= made.keys():
         raise UserError(f"{run} is not a run (made by pretrain or finetune)")
     if not (run / "encoder.safetensors").exists():
         raise UserError(f"{run} is not finished: go on with --resume")

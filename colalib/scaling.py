@@ -73,7 +73,7 @@ def cost(
 
     Devices are taken to share the work without loss, and the loader to keep up (`--chunk` costs another forward pass, about a
     third). A pair is one passing of a clip."""
-    config = MelConfig()
+    config, batch = MelConfig(), min(batch, clips)
     frames = 1 + seconds * config.sample_rate / config.hop
     share = 2 * batch / devices  # segments of one device
     rate = constants.pairs_per_s * speed * devices / (4 / 3 if chunk else 1)

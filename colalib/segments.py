@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -38,9 +39,14 @@ def random_crop(
 def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.5) -> np.ndarray:
     """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response, a gain per band of `spread` dB rms: as
     another room, microphone or loudspeaker would (FilterAugment, arXiv 2110.03282)."""
-    bands = np.pi * (np.arange(segment.shape[1]) + 0.5) / segment.shape[1]
-    response = rng.normal(scale=spread / np.sqrt(2), size=4) @ np.cos(np.outer(np.arange(1, 5), bands))  # [M] dB
+    response = rng.normal(scale=spread / np.sqrt(2), size=4) @ cosines(segment.shape[1])  # [M] dB
     return segment + (np.log(10) / 20 * response).astype(segment.dtype)
+
+
+@lru_cache
+def cosines(bands: int) -> np.ndarray:
+    """The first four cosines over the bands, [4, M]: half a wave, one, one and a half, two."""
+    return np.cos(np.outer(np.arange(1, 5), np.pi * (np.arange(bands) + 0.5) / bands))
 
 
 def random_band_mask(segment: np.ndarray, rng: np.random.Generator, most: int = 24) -> np.ndarray:

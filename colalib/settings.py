@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from colalib.errors import UserError
@@ -48,7 +49,7 @@ class PretrainConfig:
     mask_bands: int = setting(24, "random_band_mask: most bands blanked, 0 for none", limits=(0, 64), paper=0)
     mask: bool = setting(False, "random_mask: blank runs of frames", paper=False)
     multiply: bool = setting(False, "random_multiply: change contrast and level", paper=False)
-    seed: int = setting(0, "of weights, pairs and dropout", limits=(0, None))
+    seed: int = setting(0, "of weights, pairs and dropout", limits=(0, 2**63 - 1))
     minutes: float | None = setting(None, "train so many minutes of wall clock")
     steps: int | None = setting(None, "train so many steps (batches)")
     epochs: float | None = setting(None, "train so many passes over the clips")
@@ -73,7 +74,7 @@ class FinetuneConfig:
     )
     dropout: float = setting(0.1, "dropout before the linear layer", limits=(0, 0.9))
     patience: int | None = setting(None, "stop after so many validations without a better accuracy", limits=(1, None))
-    seed: int = setting(0, "of weights, batches and dropout", limits=(0, None))
+    seed: int = setting(0, "of weights, batches and dropout", limits=(0, 2**63 - 1))
     minutes: float | None = setting(None, "train so many minutes of wall clock")
     steps: int | None = setting(None, "train so many steps (batches)")
     epochs: float | None = setting(
@@ -87,6 +88,8 @@ def check_limits(config: PretrainConfig | FinetuneConfig) -> None:
         value, about = getattr(config, f.name), f.metadata
         if value not in about.get("choices", (value,)):
             raise UserError(f"no {f.name} {value!r}: there are {', '.join(about['choices'])}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{f.name.replace('_', ' ')} must be a number, not {value}")
         low, high = about.get("limits", (None, None))
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             wanted = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"

@@ -44,9 +44,15 @@ def build(
     machines of a cluster. The result does not depend on that or on interruptions, byte for byte. Clips that cannot be used
     go to quarantine.csv with the reason.
 
+    A finished store is opened as it is: audio that was replaced since under the same name is not read again.
+
     Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip is usable.
     """
     out = Path(out)
+    if corpus.clips.empty:
+        raise UserError(f"{corpus.root}: no clips there that belong to {corpus.name}")
+    if jobs == 0:
+        raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
     table = fingerprint(corpus.clips.to_csv(index=False).splitlines())
     wanted = {
         "store format": FORMAT,
@@ -59,7 +65,7 @@ def build(
         for key in wanted:
             if made.get(key) != wanted[key]:
                 raise UserError(f"{out} was made with another {key}: choose another --out, or delete it")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not set(out.iterdir()) <= set(out.glob(".*.part")):
         raise UserError(f"{out} is not a store and not empty: choose another --out")
     else:
         versions = {p: importlib.metadata.version(p) for p in ("librosa", "numpy", "soundfile", "soxr")}
@@ -75,7 +81,7 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     size = max(16, -(-n // 1000))  # clips a shard: small enough to share the work, few enough files
     shards = range(0, n, size)
     paths = [corpus.root / path for path in corpus.clips["path"]]
-    todo = [s for s in range(len(shards)) if not _rows_file(out, s).exists()]
+    todo = [s for s in range(len(shards)) if len(_rows(out, s)) != min(size, n - shards[s])]
     workers = min(joblib.effective_n_jobs(jobs), max(len(todo), 1))
     work = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
         joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo
@@ -89,10 +95,7 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     ) as bar:
         for done in work:
             bar.update(done)
-    rows = pd.concat(
-        [pd.read_csv(_rows_file(out, s), keep_default_na=False, dtype={"reason": str}) for s in range(len(shards))],
-        ignore_index=True,
-    )
+    rows = pd.concat([_rows(out, s) for s in range(len(shards))], ignore_index=True)
     usable = (rows["reason"] == "").values
     quarantine = pd.DataFrame({"path": corpus.clips["path"][~usable].values, "reason": rows["reason"][~usable].values})
     quarantine = pd.concat([quarantine, corpus.excluded], ignore_index=True)
@@ -114,6 +117,14 @@ def _rows_file(out: Path, shard: int) -> Path:
     return out / f"rows-{shard:05d}.csv"
 
 
+def _rows(out: Path, shard: int) -> pd.DataFrame:
+    """What is known of a shard's clips: nothing if its file is not there, or damaged."""
+    try:
+        return pd.read_csv(_rows_file(out, shard), keep_default_na=False, dtype={"reason": str})
+    except (FileNotFoundError, ValueError):  # pandas' own errors are ValueErrors
+        return pd.DataFrame()
+
+
 @contextmanager
 def backend(name: str | None = None, scheduler: str | None = None):
     """Where `build` does its work: joblib's "loky" (processes, as usual) or "threading"; or "dask", a cluster by the address of
@@ -125,7 +136,7 @@ def backend(name: str | None = None, scheduler: str | None = None):
             yield
         return
     if not find_spec("distributed"):
-        raise UserError("dask is not installed: pip install 'colalib[dask]'")
+        raise UserError("Dask is not installed: pip install distributed")
     from distributed import Client
 
     try:
@@ -194,13 +205,18 @@ class MelStore:
             raise UserError(f"{self.path} is not a store (made by prepare)")
         if not (self.path / "clips.csv").exists():
             raise UserError(f"{self.path} is not finished: call prepare again, it goes on where it stopped")
-        self.name: str = config["corpus"]
-        self.mel = MelConfig(**config["mel"])
         numbers = {"shard": np.int64, "start": np.int64, "frames": np.int64}
-        self.clips = pd.read_csv(self.path / "clips.csv", dtype=str, keep_default_na=False).astype(numbers)
-        self.quarantine = pd.read_csv(self.path / "quarantine.csv", dtype=str, keep_default_na=False)
-        self.ids = np.array([f"{self.name}/{clip}" for clip in self.clips["clip_id"]])  # unique across stores
-        self._where = self.clips[["shard", "start", "frames"]].values
+        try:
+            self.name: str = config["corpus"]
+            self.mel = MelConfig(**config["mel"])
+            self.clips = pd.read_csv(self.path / "clips.csv", dtype=str, keep_default_na=False).astype(numbers)
+            self.quarantine = pd.read_csv(self.path / "quarantine.csv", dtype=str, keep_default_na=False)
+            self.ids = np.array([f"{self.name}/{clip}" for clip in self.clips["clip_id"]])  # corpus and clip
+            self._where = self.clips[["shard", "start", "frames"]].values
+            self.clips.iloc[0]  # there is one
+        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+            what = f"{type(error).__name__} {error}".splitlines()[0]
+            raise UserError(f"{self.path}: damaged ({what}): delete it and prepare it again") from None
         self._shard = lru_cache(maxsize=None)(self._open)
 
     def __len__(self) -> int:
@@ -216,4 +232,7 @@ class MelStore:
     def frames(self, clip: int) -> np.ndarray:
         """Log-mel frames of clip number `clip`, float16 [frames, n_mels]: a view of the map, read when used."""
         shard, start, frames = self._where[clip]
-        return self._shard(int(shard))[start : start + frames]
+        found = self._shard(int(shard))[start : start + frames]
+        if len(found) < frames:
+            raise UserError(f"{self.path}: frames-{shard:05d}.npy is too short: delete the store and prepare it again")
+        return found

@@ -25,7 +25,7 @@ from colalib.files import atomic, fingerprint, locked, read_json
 from colalib.loop import check_settings, fit
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, gathered, ranks
-from colalib.runs import Pretrained, describe_run, leads, load_encoder, open_run, read_checkpoint, save_encoder
+from colalib.runs import Pretrained, describe_run, leads, load_trained, open_run, read_checkpoint, save_encoder
 from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.store import MelStore
@@ -157,6 +157,10 @@ def pretrain(
         raise UserError(
             f"a batch size of {config.batch_size} cannot be shared by {processes} processes: take a multiple"
         )
+    if (twice := pd.Index(clips.ids).duplicated()).any():
+        raise UserError(
+            f"clip {clips.ids[twice][0]} comes twice: name each store once; folders of one name need different ones"
+        )
     if len(clips) < 8:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least 8")
     data = {"corpora": [store.name for store in clips.stores], "n_clips": len(clips), "clips": fingerprint(clips.ids)}
@@ -164,6 +168,8 @@ def pretrain(
         if open_run(out, "pretrain", config, data, resume):
             return out
         train, valid = hold_out(clips, config.seed)
+        if len(train) < 2 * processes:
+            raise UserError(f"{len(train)} clips are left to train on beside those of validation: too few")
         batch = min(config.batch_size, len(train) // processes * processes)
         torch.manual_seed(config.seed)
         module = Cola(config, train.std(config.seed))
@@ -191,9 +197,13 @@ def hold_out(clips: Clips, seed: int) -> tuple[Clips, Clips]:
     """Clips to train on and clips for validation pairs: whole groups, in random order, up to 5% of the clips or 256, but at
     least two clips."""
     groups = np.random.default_rng((seed, 6)).permutation(np.unique(clips.groups))
-    total = pd.Series(clips.groups).value_counts()[groups].cumsum()
-    room = max(min(256, len(clips) / 20), total[total >= 2].iloc[0])
-    held = np.isin(clips.groups, total.index[total <= room])
+    sizes = pd.Series(clips.groups).value_counts()[groups]
+    total = sizes.cumsum()
+    total = total[total <= min(256, len(clips) / 20)]
+    if total.empty or total.iloc[-1] < 2:  # the first groups are too large for that: the smallest
+        total = sizes.sort_values(kind="stable").cumsum()
+        total = total[total <= total[total >= 2].iloc[0]]
+    held = np.isin(clips.groups, total.index)
     if held.all():  # one group only: validation pairs come from the training clips
         return clips, clips
     return clips.take(np.flatnonzero(~held)), clips.take(np.flatnonzero(held))
@@ -226,7 +236,7 @@ def finetune(
         torch.manual_seed(config.seed)
         start = Pretrained(Encoder(config.arch, train.std(config.seed)), "scratch")
     else:
-        start = load_encoder(encoder, config.arch, config.seed)
+        start = load_trained(encoder)
         start.check(store)
         config = dataclasses.replace(config, arch=start.encoder.arch)
     data = {"corpora": [store.name], "clips": fingerprint(clips.ids), "classes": classes}
@@ -308,7 +318,7 @@ def prediction_table(
 def load_classifier(run: Path | str) -> tuple[AudioClassifier, Pretrained]:
     """The fine-tuned classifier of a finished run folder, and its encoder with what that has seen."""
     run = Path(run)
-    loaded = load_encoder(run)
+    loaded = load_trained(run)
     made = read_json(run / "config.json", "a run")
     if made["kind"] != "finetune":
         raise UserError(f"{run} is no classifier but a {made['kind']} run: fine-tune it first")

@@ -66,6 +66,9 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
         (["finetune", "nowhere", "--out", "r"], "give --encoder ENC or --scratch"),
         (["evaluate", "nowhere", "r"], "is not a store"),
         (["embed", "nowhere", "--encoder", "random", "--out", "e.npz"], "no corpus and no folder"),
+        (["embed", "nowhere.wav", "--encoder", "default", "--out", "e.npz"], "nowhere.wav: file not found"),
+        (["embed", ".", "--encoder", "nowhere", "--out", "e.npz"], "nowhere is not a run"),
+        (["export", "--encoder", "random", "--out", "e.onnx"], "random is not a run"),
         (["course", "--only", "99"], "no such notebooks"),
     ],
 )
@@ -76,7 +79,20 @@ def test_mistakes_get_one_line(words, message, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [["pretrain", "s", "--out", "r", "--minutes", "-1"], ["prepare"], ["sing"], []])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", "s", "--out", "r", "--minutes", "-1"],
+        ["pretrain", "s", "--out", "r", "--epochs", "inf"],
+        ["pretrain", "s", "--out", "r", "--precision", "nonsense"],
+        ["probe", "s", "--encoder", "random", "--seed", "-1"],
+        ["compare", "s", "--encoder", "r", "--out", "results.png"],
+        ["embed", "s", "--encoder", "r", "--out", "."],
+        ["prepare"],
+        ["sing"],
+        [],
+    ],
+)
 def test_wrong_words_get_a_usage(words, capsys):
     code, _, err = call(capsys, *words)
     assert code == 2 and "usage:" in err and "Traceback" not in err
@@ -118,6 +134,8 @@ def test_choices_are_what_there_is():
         (["--dropout", "2"], "dropout must be from 0 to 0.9, not 2"),
         (["--batch-size", "1"], "batch size must be at least 2, not 1"),
         (["--mask-bands", "-3"], "mask bands must be from 0 to 64, not -3"),
+        (["--lr", "nan"], "lr must be a number, not nan"),
+        (["--warmup", "inf"], "warmup must be a number, not inf"),
     ],
 )
 def test_a_setting_out_of_its_limits_is_refused(mel_store, tmp_path, capsys, options, text):

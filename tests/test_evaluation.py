@@ -240,11 +240,49 @@ def test_saved_classifiers_side_by_side(mel_store, pretrained, tmp_path):
         assert (saved["predicted"].values == again["predicted"].values).all()
     with pytest.raises(UserError, match="is no classifier"):
         evaluation.evaluate(mel_store, [pretrained])
+    with pytest.raises(UserError, match="named twice"):
+        evaluation.evaluate(mel_store, [runs[0], runs[0]])
+    other = training.finetune(mel_store, tmp_path / "b" / "run0", FinetuneConfig(steps=1, batch_size=8), progress=False)
+    assert len(set(evaluation.evaluate(mel_store, [runs[0], other])[0]["model_name"])) == 2
+
+
+def test_an_interval_does_not_depend_on_how_many_seeds_other_models_have():
+    rng = np.random.default_rng(0)
+
+    def predicted(model, seeds, chance):
+        table = pd.DataFrame({"clip_id": [str(i) for i in range(40)], "task": "t", "label": "a", "model": model})
+        table["group"] = table["clip_id"]
+        right = [table.assign(seed=s, predicted=np.where(rng.random(40) < chance[s], "a", "b")) for s in range(seeds)]
+        return pd.concat(right)
+
+    two, three = predicted("two", 2, (0.9, 0.4)), predicted("three", 3, (0.6, 0.6, 0.6))
+    alone = evaluation.summary(two)["results"][0]["ci95"]
+    beside = evaluation.summary(pd.concat([two, three]))["results"][0]["ci95"]
+    assert np.allclose(alone, beside, atol=0.04) and alone[1] - alone[0] > 0.4
+
+
+@pytest.mark.parametrize("sizes", [(900, 100), (400, 300, 300), (7, 1), (1,) * 40, (10,)])
+def test_few_clips_are_held_out_for_validation(sizes):
+    class Some:
+        groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
+
+        def __len__(self):
+            return len(self.groups)
+
+        def take(self, chosen):
+            made = Some()
+            made.groups = self.groups[chosen]
+            return made
+
+    for seed in range(20):
+        train, valid = training.hold_out(Some(), seed)
+        assert len(train) >= 0.6 * sum(sizes) and len(valid) >= 2
+        assert not set(train.groups) & set(valid.groups) or len(train) == len(valid) == sum(sizes)
 
 
 def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
     for source in (mel_store.path, folder):
-        assert evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz") == (96, 3328)
+        assert evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz").vectors.shape == (96, 3328)
         with np.load(tmp_path / "e.npz", allow_pickle=False) as made:
             assert made["embedding"].shape == (96, 3328) and made["clip_id"].dtype.kind == "U"
             assert list(made["label"]) == list(mel_store.clips["label"])

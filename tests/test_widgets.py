@@ -264,12 +264,22 @@ def test_the_page_has_all_that_a_press_needs(corpus, mel_store, space, tmp_path)
     assert page.added[0]["sound"].startswith("data:audio/mpeg") and len(page.added[0]["points"]) == 2
 
 
-def test_files_that_a_server_gives_out_are_linked(folder, tmp_path):
+def test_files_that_a_server_gives_out_are_linked(folder, tmp_path, monkeypatch):
     flac = next(folder.rglob("*.flac"))
-    assert maps.link(flac, folder, tmp_path) == f"files/{flac.relative_to(folder).as_posix()}"
-    elsewhere = maps.link(flac, tmp_path, tmp_path / "previews")
-    assert elsewhere.startswith("files/previews/") and elsewhere.endswith(".mp3")
-    assert len(audio.load_audio(tmp_path / elsewhere.removeprefix("files/"))) > 16_000
+    started = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "JPY_PARENT_PID": "7", "COLA_RUNS": str(tmp_path / "runs")}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    server = tmp_path / "jpserver-7.json"
+    server.write_text(json.dumps({"root_dir": str(folder)}))
+    assert maps.links([flac]) == [f"files/{flac.relative_to(folder).as_posix()}"]
+    unplayable = tmp_path / "sound.aiff"
+    unplayable.write_bytes(flac.read_bytes())
+    for root in (tmp_path / "runs", tmp_path / "notebooks"):  # nothing above it is given out
+        root.mkdir(exist_ok=True)
+        monkeypatch.chdir(root)
+        server.write_text(json.dumps({"root_dir": str(root)}))
+        for address in maps.links([flac, unplayable]):
+            assert len(audio.load_audio(root / address.removeprefix("files/"))) > 16_000
 
 
 def test_where_widgets_cannot_run_a_picture_stands(corpus, mel_store, predictions, space, folder, tmp_path):

@@ -103,7 +103,13 @@ def load(
             raise UserError(
                 f"{root} not found: fetch it with `python -m colalib fetch {name}`, or name its folder with --data"
             )
-        return READERS[name](root)
+        try:
+            return READERS[name](root)
+        except UserError:
+            raise
+        except (KeyError, ValueError) as error:
+            what = f"{type(error).__name__} {error}"
+            raise UserError(f"{root}: its lists are damaged ({what}): remove the folder and fetch it again") from None
     if name in KNOWN:
         return fma.load(str(name), data_folder(data))
     if not Path(name).is_dir():

@@ -120,6 +120,8 @@ def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
     target, name = data / archive.folder, archive.folder.replace("/", "-")
     if target.is_dir():
         return target
+    if target.exists():
+        raise UserError(f"{target} is a file, where the corpus' folder should be: move it away")
     with locked(data / name):
         if target.is_dir():  # another process was here
             return target
@@ -211,7 +213,7 @@ class Resuming:
                 initial=have,
                 unit="B",
                 unit_scale=True,
-                desc=self.part.name[1:-5],
+                desc=self.part.parent.name[1:-9],  # .NAME.fetching
                 disable=not self.progress,
             )
             with open(self.part, "ab" if have else "wb") as file, bar:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from colalib.corpora.table import AUDIO, Corpus
+from colalib.corpora.table import AUDIO, UNPRINTABLE, Corpus
 from colalib.errors import UserError
 
 
 def load(root: Path, labels: str | None = None, name: str | None = None) -> Corpus:
-    """Read a folder as a corpus (see `colalib.corpora.load`); `name` defaults to the folder's."""
+    """Read a folder as a corpus (see `colalib.corpora.load`); `name` defaults to the folder's. Raises `UserError`."""
     name = name or root.resolve().name
     index = root / "index.csv"
     if index.is_file() and labels is None:
@@ -24,21 +24,28 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     if labels == "folder" and not one_down:
         odd = next(path for path in paths if path.count("/") != 1)
         raise UserError(f"{root}: {odd} does not lie in a sub-folder of its class: move it, or use --labels none")
+    odd = [path for path in paths if UNPRINTABLE.search(path)]
+    shown = [path.encode("unicode_escape").decode() for path in odd]
+    excluded = pd.DataFrame({"path": shown, "reason": "its name has a line break or is no UTF-8: rename it"}, dtype=str)
     clips = pd.DataFrame({"path": paths})
+    clips = clips[~clips["path"].isin(odd)].reset_index(drop=True)
     if labels == "folder" or (labels is None and one_down):
-        clips["label"] = [path.split("/")[0] for path in paths]
-    return Corpus(name, root, clips)
+        clips["label"] = [path.split("/")[0] for path in clips["path"]]
+    return Corpus(name, root, clips, excluded)
 
 
 def read_index(index: Path) -> pd.DataFrame:
-    """index.csv, every column as text. Its header is read by itself, because pandas renames doubled columns."""
+    """index.csv, every column as text. Its header is read by itself, because pandas renames doubled columns.
+    Raises `UserError`."""
     try:
         table = pd.read_csv(
             index, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{index}: not a readable CSV table: {str(error).splitlines()[0]}") from None
-    clips = table.iloc[1:].set_axis(table.iloc[0].str.strip(), axis=1)
+    clips = table.iloc[1:].apply(lambda column: column.str.strip()).set_axis(table.iloc[0].str.strip(), axis=1)
+    if "path" in clips:
+        clips["path"] = clips["path"].str.replace("\\", "/", regex=False)
     if clips.empty:
         raise UserError(f"{index}: no clips: it has only a header")
     return clips

@@ -1,4 +1,5 @@
-"""Public corpora other than FMA: their own lists of labels and splits, as tables of clips."""
+"""Public corpora other than FMA: their own lists of labels and splits, as tables of clips. Each raises `UserError` where a
+part of it is not there."""
 
 from __future__ import annotations
 
@@ -16,20 +17,17 @@ def esc50(root: Path, only_ten: bool = False) -> Corpus:
     """ESC-50 (Piczak 2015): 2,000 clips of 5 s, 50 environmental sounds, the five official folds; groups are the Freesound
     recordings that clips were cut from. `only_ten`: the subset ESC-10."""
     table = pd.read_csv(_needed(root / "meta" / "esc50.csv"), dtype=str, keep_default_na=False)
-    try:
-        if only_ten:
-            table = table[table["esc10"] == "True"]
-        clips = pd.DataFrame(
-            {
-                "path": "audio/" + table["filename"],
-                "clip_id": table["filename"].str.removesuffix(".wav"),
-                "label": table["category"],
-                "group": table["src_file"],
-                "split": table["fold"],
-            }
-        )
-    except KeyError as error:
-        raise UserError(f"{root / 'meta' / 'esc50.csv'}: no column {error}: fetch the corpus again") from None
+    if only_ten:
+        table = table[table["esc10"] == "True"]
+    clips = pd.DataFrame(
+        {
+            "path": "audio/" + table["filename"],
+            "clip_id": table["filename"].str.removesuffix(".wav"),
+            "label": table["category"],
+            "group": table["src_file"],
+            "split": table["fold"],
+        }
+    )
     return Corpus("esc10" if only_ten else "esc50", root, clips)
 
 
@@ -54,7 +52,7 @@ def speech_commands(root: Path) -> Corpus:
     }
     paths = audio_files(root)
     noise = [p for p in paths if p.startswith("_background_noise_/")]
-    words = [p for p in paths if not p.startswith("_background_noise_/")]
+    words = [p for p in paths if p.count("/") == 1 and p not in noise]
     clips = pd.DataFrame(
         {
             "path": words,
@@ -97,5 +95,7 @@ def nsynth(root: Path) -> Corpus:
 
 def _needed(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"{path} not found: the corpus is not whole: fetch it again, or unpack it there")
+        raise UserError(
+            f"{path} not found: the corpus is not whole: remove its folder and fetch it again, or unpack it there"
+        )
     return path

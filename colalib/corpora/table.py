@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from colalib.errors import UserError
 AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
 NAMED = ("train", "valid", "test")
 COLUMNS = ("clip_id", "path", "label", "group", "split")
+RESERVED = {"shard", "start", "frames", "embedding"}  # columns of stores and of embeddings
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # control characters, bytes that are no text
 
 
 @dataclass
@@ -48,15 +51,23 @@ def split_form(splits: pd.Series | np.ndarray, where: str = "the table") -> str:
 
 
 def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Fill in the columns that may be missing and hold the table to the rules; returns it with the five columns first."""
+    """Fill in the columns that may be missing and hold the table to the rules; returns it with the five columns first.
+    Raises `UserError` with what breaks a rule."""
     if clips.columns.duplicated().any():
         raise UserError(f"{where}: column {clips.columns[clips.columns.duplicated()][0]!r} stands twice: remove one")
     if "path" not in clips:
         raise UserError(f"{where}: no column 'path' (found: {', '.join(clips.columns)}): add one with each clip's file")
+    if taken := RESERVED & set(clips.columns):
+        raise UserError(f"{where}: column {min(taken)!r} is a name that stores need themselves: call it something else")
     clips = clips.astype(str).reset_index(drop=True)
-    clips["path"] = clips["path"].str.replace("\\", "/", regex=False)
+    for column in clips:
+        odd = clips[column].str.contains(UNPRINTABLE)
+        if odd.any() and column in ("path", "clip_id"):
+            value = clips[column][odd].iloc[0]
+            raise UserError(f"{where}: {column} {value!r} has a line break or bytes that are no text: take them out")
+        clips[column] = clips[column].str.replace(UNPRINTABLE, " ", regex=True)
     for path in clips["path"]:
-        if not path or path.startswith("/") or ":" in path.split("/")[0] or ".." in path.split("/"):
+        if not path or path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
             raise UserError(f"{where}: path {path!r} leaves the corpus folder: paths are relative to it")
     for column, default in (("clip_id", clips["path"]), ("label", "")):
         if column not in clips:

@@ -19,9 +19,9 @@ def calculator(measured: list[Constants]) -> Panel:
         wide = {"style": {"description_width": "13em"}, "layout": {"width": "30em"}}
         return kind(value=value, min=low, max=high, description=text, **wide, **more)
 
-    corpus = ipywidgets.ToggleButtons(options=[*CORPORA, "other"], style={"button_width": "8em"})
+    corpus = ipywidgets.ToggleButtons(options=[*CORPORA, "other"], style={"button_width": "10em"})
     corpus.tooltips = [f"{n:,} clips of {s:g} s" for n, s in CORPORA.values()] + ["by the sliders below"]
-    arch = ipywidgets.ToggleButtons(options=list(by_arch), style={"button_width": "8em"})
+    arch = ipywidgets.ToggleButtons(options=list(by_arch), style={"button_width": "10em"})
     controls = {
         "clips": slider("clips", 2, 6, 4, ipywidgets.FloatLogSlider, base=10, step=0.05, readout_format=",.0f"),
         "seconds": slider("seconds a clip", 1, 300, 30),

@@ -31,7 +31,7 @@ def mistaken(predictions: pd.DataFrame, model: str, label: str, predicted: str) 
 
 def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, seconds: float = 5.0) -> parts.Panel:
     """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its clips. `predictions`: the table
-    that `evaluation.compare` returns, or a predictions.csv."""
+    that `evaluation.compare` returns, or a predictions.csv. `seconds`: of each clip heard."""
     if not isinstance(predictions, pd.DataFrame):
         predictions = pd.read_csv(predictions, dtype=str, keep_default_na=False).astype({"seed": int})
     clips = corpus.clips.set_index("clip_id")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from colalib import audio, plots
 from colalib.audio import MelConfig
+from colalib.errors import UserError
 from colalib.widgets import parts
 
 
@@ -57,6 +58,8 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
     """Sliders for window, FFT length, hop, bands, range and log floor; spectrogram, filterbank, a re-synthesis and the cost
     follow. `sounds`: name → audio file or waveform [samples] at 16 kHz, of which the first `seconds` are taken; a file of
     one's own can be dropped in."""
+    if not sounds:
+        raise UserError("a laboratory without a sound: name at least one")
     usual = MelConfig()
     wide = {"style": {"description_width": "7em"}, "layout": w.Layout(width="24em"), "continuous_update": False}
     controls = {
@@ -109,7 +112,11 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
         figure.value = parts.picture(view.figure, words)
         numbers.value = parts.listing(view.numbers)
         original.value = parts.sound(x, "original")
-        again.value = parts.sound(audio.resynthesise(view.frames, c)[: len(x)], "re-synthesis from the spectrogram")
+        heard = audio.resynthesise(view.frames, c)[: len(x)]
+        heard *= min(
+            1.0, np.abs(x).max() / max(np.abs(heard).max(), 1e-9)
+        )  # windows that hardly overlap make it explode
+        again.value = parts.sound(heard, "re-synthesis from the spectrogram")
         said.value = (
             f"FFT lengthened to {c.n_fft} samples, or the window would not fit"
             if c.n_fft != controls["n_fft"].value

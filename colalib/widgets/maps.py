@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -16,6 +18,7 @@ import soundfile
 import torch
 import traitlets
 from joblib import Parallel, delayed
+from jupyter_core.paths import jupyter_runtime_dir
 from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
@@ -59,9 +62,7 @@ class Map(anywidget.AnyWidget):
     offsets = traitlets.List().tag(sync=True)  # where they begin, and the end
     selected = traitlets.Int(-1).tag(sync=True)
     picked = traitlets.List().tag(sync=True)
-    added = traitlets.List().tag(
-        sync=True
-    )  # {"name", "sound", "points": [[x, y] a space], "near": [[numbers] a space]}
+    added = traitlets.List().tag(sync=True)  # {"name", "sound", "points": [x, y] a space, "near": numbers a space}
     latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
 
 
@@ -82,33 +83,42 @@ def preview(path: Path) -> bytes:
 
 
 def server_root() -> Path:
-    """The folder whose files the Jupyter server gives out: of the running one that holds the current folder, else the
-    course's own."""
+    """The folder whose files the Jupyter server gives out: of the server that started this kernel, else the course's own."""
+    file = Path(jupyter_runtime_dir()) / f"jpserver-{os.environ.get('JPY_PARENT_PID')}.json"
     try:
-        from jupyter_server.serverapp import list_running_servers
-
-        roots = [Path(s["root_dir"]).resolve() for s in list_running_servers()]
-    except Exception:  # no server, or one of another kind
-        roots = []
-    holding = [r for r in roots if Path.cwd().resolve().is_relative_to(r)]
-    return max(holding, key=lambda r: len(r.parts), default=course.home().resolve())
+        return Path(json.loads(file.read_text())["root_dir"]).resolve()
+    except (OSError, ValueError, KeyError):  # no server, or one of another kind
+        return course.home().resolve()
 
 
-def link(path: Path, root: Path, kept: Path) -> str:
-    """Address of a recording on the Jupyter server, under its base: of the file itself if the server gives it out and a
-    browser plays it, else of a preview that is made in `kept`."""
-    path = path.absolute()
-    if path.suffix.lower() not in PLAYABLE or not path.is_relative_to(root):
-        copy = kept / f"{fingerprint([str(path)])}.mp3"
-        if not copy.exists():
-            with atomic(copy) as file:
-                file.write(preview(path))
-        path = copy.absolute()
-    return "files/" + quote(Path(os.path.relpath(path, root)).as_posix())
+def links(files: list[Path]) -> list[str]:
+    """Addresses of recordings on the Jupyter server, under its base. Files that the server doesn't give out are hard-linked to
+    a folder that it does; of those that can't be, or that browsers don't play, a preview is made there."""
+    root, kept = server_root(), (course.runs() / "previews").resolve()
+    if not kept.is_relative_to(root):
+        kept = Path.cwd() / "previews"
+    kept.mkdir(parents=True, exist_ok=True)
+
+    def link(path: Path) -> str:
+        path = path.resolve()
+        plays = path.suffix.lower() in PLAYABLE
+        if not plays or not path.is_relative_to(root):
+            copy = kept / (fingerprint([str(path)]) + (path.suffix if plays else ".mp3"))
+            if plays and not copy.exists():
+                with suppress(OSError):  # another disk, or no such links there
+                    copy.hardlink_to(path)
+            if not copy.exists():
+                with atomic(copy) as file:
+                    file.write(preview(path))
+            path = copy
+        return "files/" + quote(Path(os.path.relpath(path, root)).as_posix())
+
+    return Parallel(n_jobs=2, prefer="threads")(delayed(link)(file) for file in files)
 
 
 def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in the space itself."""
+    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in the space itself.
+    Raises `ValueError` for a space without an encoder."""
     if space.encoder is None:
         raise ValueError("this space has no encoder to embed a recording with")
     x = torch.from_numpy(segments.cut(audio.log_mel(wave, store.mel), evaluation.HOP, silence=store.mel.silence))
@@ -140,8 +150,8 @@ def embedding_map(
         ends = np.cumsum([0, *map(len, previews)])
         sounds = {"previews": b"".join(previews), "offsets": [int(v) for v in ends]}
     else:
-        root, kept = server_root(), course.runs() / "previews"
-        sounds = {"links": [link(f, root, kept) for f in files]}
+        sounds = {"links": links(files)}
+    near = [evaluation.neighbours(s.features, clips["group"].values, k) for s in spaces.values()]
     page = Map(
         size=n,
         names=list(spaces),
@@ -149,8 +159,8 @@ def embedding_map(
         columns={c: coded(clips[c].to_numpy(dtype=object)) for c in columns},
         column=columns[0],
         points=np.stack([s.reducer.embedding_ for s in spaces.values()]).astype(np.float32).tobytes(),
-        near=[evaluation.neighbours(s.features, clips["group"].values, k).ravel().tolist() for s in spaces.values()],
-        k=k,
+        near=[found.ravel().tolist() for found in near],
+        k=near[0].shape[1],
         **sounds,
     )
     path = w.Text(placeholder="or a path, then Enter", continuous_update=False, layout=w.Layout(width="24em"))

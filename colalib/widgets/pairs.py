@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from colalib import audio, course, plots, segments
 from colalib.corpora import Corpus
+from colalib.errors import UserError
 from colalib.files import write_json
 from colalib.models import Encoder
 from colalib.segments import FRAMES
@@ -47,6 +48,10 @@ def draw(store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: n
 
     chosen, groups = rng.choice(rows), store.clips["group"].values
     others = rows[groups[rows] != groups[chosen]]
+    if len(others) < candidates - 1:  # hardly any other group
+        others = rows[rows != chosen]
+    if len(others) < candidates - 1:
+        raise UserError(f"{len(rows)} clips are too few to choose from: at least {candidates}")
     places = [crop(chosen), *(crop(i) for i in rng.choice(others, candidates - 1, replace=False))]
     order = rng.permutation(candidates)
     return Question(crop(chosen), [places[k] for k in order], int(np.flatnonzero(order == 0)[0]))
@@ -69,7 +74,8 @@ def pair_player(
     corpus: Corpus, store: MelStore, encoders: dict[str, Encoder] | None = None, candidates: int = 4, seed: int = 0
 ) -> parts.Panel:
     """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
-    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` beside yours."""
+    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` (name → `Encoder`)
+    beside yours. `candidates` to choose from; `seed` of what is drawn. Clips of the test split, if there are enough groups."""
     state = {"rng": np.random.default_rng(seed), "question": None, "drawn": 0, "answered": True}
     kept = course.choices().get("quiz")
     score = kept if isinstance(kept, dict) and {"asked", "right"} <= kept.keys() else {"asked": 0, "right": {}}
@@ -110,7 +116,7 @@ def pair_player(
             player = parts.sound(heard, name, rate)
         except audio.Unusable as error:
             player = f"<b>{name}</b> cannot be played: {parts.text(str(error))}"
-        figure = _figure(store, place, x, role, hidden and k > 0)
+        figure = _figure(store, place, x, hidden and k > 0)
         title = store.clips.get("title", store.clips["clip_id"]).iloc[clip]
         where = f"{store.mel.seconds(start):.2f} s into {parts.text(title)}" if not hidden else ""
         colour = "#555555" if hidden and k else plots.ROLES[role]
@@ -181,7 +187,7 @@ def _standing(score: dict, encoders: dict | None) -> str:
     )
 
 
-def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, role: str, hidden: bool) -> Figure:
+def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
     """The segment [FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
     figure = Figure(figsize=(3, 2 if hidden else 3), layout="constrained")
     if hidden:

@@ -58,7 +58,7 @@ def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
             made[f.name] = w.Checkbox(f.default, **common)
         elif f.default is None:  # an optional number
             made[f.name] = w.Text("", placeholder="all" if "label" in f.name else "", **common)
-        elif high is None:
+        elif high is None or high > 2**31:
             made[f.name] = w.BoundedIntText(f.default, min=low, max=2**31 - 1, **common)
         elif isinstance(f.default, int) and high > 128:  # by doubling
             sizes = [2**p for p in range(math.ceil(math.log2(low)), int(math.log2(high)) + 1)]
@@ -128,7 +128,7 @@ class Job:
         """All that it printed, without progress bars, if it neither finished nor was interrupted."""
         text = self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
         lines = [line for line in text.splitlines() if line.strip() and "it/s" not in line and "█" not in line]
-        refused = any(line.startswith(("colalib: ", "Traceback")) for line in lines)
+        refused = any(line.startswith(("colalib: ", "Traceback")) or ": error: " in line for line in lines)
         if "colalib: interrupted" in text or ((self.out / "encoder.safetensors").exists() and not refused):
             return ""
         return "\n".join(lines if refused else [*lines, "It ended without a word: killed, or out of memory."])

@@ -69,6 +69,7 @@ class Panel(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
+        data["text/plain"] = "a widget; where it cannot run, a picture stands in"
         figure = self.still()
         data["image/png"] = base64.b64encode(png(figure)).decode()
         plt.close(figure)  # or the notebook would show it once more

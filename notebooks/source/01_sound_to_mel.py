@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 1 From sound to log-mel: hear what the network sees
 #
-# You hear what an encoder makes of music that was never told anything about it, follow one fiddle tune from air
+# You hear what an encoder makes of music that was never told anything about it, follow one tune from air
 # pressure to the picture that a neural network gets, listen after every step to what is still there, and put a whole
 # corpus on disk in that form.
 #
@@ -49,7 +49,7 @@ print("Profile:", course.describe())
 # The demo corpus holds eight kinds of music, rendered on your own machine from real scores and sampled instruments.
 # `corpus.clips` is a table with one row a clip.
 #
-# With the course comes an encoder that has listened to such music for some hours, without being told of any kind,
+# With the course comes an encoder that has listened to such music for an hour and a quarter, without being told of any kind,
 # composer or tune. Show it a clip it has never heard, and ask which other clip is most like it, takes of the same
 # tune left out. Listen to what it finds.
 
@@ -226,7 +226,7 @@ print(f"largest difference between by hand and library: {difference:.1e} (1e-3 w
 # bands from 60 to 7,800 Hz, 25 ms windows every 10 ms. Turn one at a time and see what it buys.
 #
 # **Window.** A long window tells close tones apart; a short one tells close moments apart. You can't have both: with
-# a window of $N$ samples two tones need a distance of about $2 f_s / N$, here 80 Hz, before they part.
+# a window of $N$ samples two tones need a distance of about $2 f_s / N$ to $2.5 f_s / N$, here 80 to 100 Hz, before they part.
 
 # %%
 part = wave[16_000:32_000]  # one second

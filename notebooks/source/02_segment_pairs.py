@@ -258,9 +258,10 @@ _ = axes[1].legend()
 
 
 # %%
-def hits(a: torch.Tensor, b: torch.Tensor, size: int, rounds: int = 60) -> float:
-    """Per cent of anchors whose positive is nearest, over `rounds` batches of `size` drawn from the pairs (a[i], b[i])."""
-    rng = np.random.default_rng(size)
+def hits(a: torch.Tensor, b: torch.Tensor, size: int) -> float:
+    """Per cent of anchors whose positive is nearest, over 60 or more batches of `size` drawn from the pairs (a[i], b[i]):
+    as many as it takes for each pair to come up four times."""
+    rng, rounds = np.random.default_rng(size), max(60, 4 * len(a) // size)
     drawn = [torch.from_numpy(rng.permutation(len(a))[:size]) for _ in range(rounds)]
     return 100 * torch.cat([objectives.ranks(nearness(a[d], b[d])) == 1 for d in drawn]).float().mean().item()
 

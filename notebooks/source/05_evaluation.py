@@ -32,9 +32,7 @@
 
 # %%
 import json
-import os
 import warnings
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -288,8 +286,8 @@ plots.table(answers[[{*pair} in [{*a} for a in asked] for pair in zip(answers["a
 
 # %% [markdown]
 # The rule for the whole course: **a difference whose interval holds zero is reported as none shown**, however good
-# the mean looks. And an interval that just leaves out zero is one in many: with 15 pairs in a table, one in twenty of
-# those without a real difference will do so by luck.
+# the mean looks. And an interval that just leaves out zero is one in many: six models make 15 pairs, and of those
+# without a real difference one in twenty will do so by luck.
 #
 # ### Which clips decide?
 # In a pair of classifiers only the clips that *one* of them gets right tell them apart. McNemar's test asks: could as
@@ -462,13 +460,13 @@ ablation = json.loads((course.home() / "data" / "ablation.json").read_text(encod
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.6))
 plots.results(ablation, axes[0], title=f"frozen or trained, {ablation['n_clips']} test clips")
 settings = [m for m in evaluation.ABLATION if m != "bilinear"] + ["fine-tuned"]
-plots.differences(ablation, [(m, "bilinear") for m in settings], axes[1], title="paired differences")
+_ = plots.differences(ablation, [(m, "bilinear") for m in settings], axes[1], title="paired differences")
 
 # %% [markdown]
 # How much of the paper's ablation comes out again? At this size the three objectives cannot be told apart; the paper's
 # seven points between cosine and bilinear come from training far longer, on far more sound. Large batches, which the
 # paper needs, cost accuracy here: in the same 15 passes a batch of 256 takes a quarter of the steps that one of 64
-# takes. The augmentations pay, about as much as the batch does. Between frozen and fine-tuned (300 steps) no difference
+# takes. The augmentations pay, about as much as the batch does. Between frozen and fine-tuned (15 passes too) no difference
 # is shown. And with six differences at 95%, one such figure in four has one that lies off 0 by chance alone: what is
 # close to 0 wants more seeds.
 #
@@ -478,8 +476,6 @@ plots.differences(ablation, [(m, "bilinear") for m in settings], axes[1], title=
 
 # %%
 MY_FOLDER = None  # e.g. "recordings": the path of a folder
-if MY_FOLDER is None and "COLA_DEV_DATA" in os.environ:  # spoken digits, for development
-    MY_FOLDER = Path(os.environ["COLA_DEV_DATA"]) / "fsdd"
 
 if MY_FOLDER is None:
     print('set MY_FOLDER = "…" above, or in a shell:')

@@ -291,3 +291,12 @@ def test_a_zip_whose_bytes_were_changed(tmp_path):
     with pytest.raises(UserError, match="cannot be unpacked"):
         download.unpack(tmp_path / "a.zip", tmp_path / "target", progress=False)
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name, file", [("nsynth", "valid/examples.json"), ("esc50", "meta/esc50.csv")])
+def test_lists_that_are_damaged_are_told_in_one_line(name, file, tmp_path):
+    path = corpora.place(name, tmp_path) / file
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(UserError, match="its lists are damaged"):
+        corpora.load(name, data=tmp_path)

@@ -127,3 +127,11 @@ def test_splits_named_and_folds():
     clips["label"] = "x"
     with pytest.raises(UserError, match="fewer than two classes"):
         splits(clips)
+
+
+def test_names_that_would_break_a_table_are_listed_not_lost(tmp_path):
+    for name in ("12:30.wav", "a\nb.wav", "Icon\r.wav", "a\\b.wav"):
+        (tmp_path / name).write_bytes(b"")
+    found = corpora.load(tmp_path)
+    assert set(found.excluded["path"]) == {"a\\nb.wav", "Icon\\r.wav"}
+    assert set(found.clips["path"]) == {"12:30.wav", "a\\b.wav"}
