@@ -44,7 +44,7 @@ def read_index(index: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{index}: not a readable CSV table: {str(error).splitlines()[0]}") from None
     clips = table.iloc[1:].apply(lambda column: column.str.strip()).set_axis(table.iloc[0].str.strip(), axis=1)
-    if "path" in clips:
+    if sum(clips.columns == "path") == 1:  # `table.check` says what is wrong with none or two
         clips["path"] = clips["path"].str.replace("\\", "/", regex=False)
     if clips.empty:
         raise UserError(f"{index}: no clips: it has only a header")
