@@ -32,7 +32,7 @@ from colalib.segments import Steps
 from colalib.settings import check_limits
 
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
-CHECKPOINT_MINUTES = 10  # or minutes, if these pass first
+CHECKPOINT_SECONDS = 10  # or seconds, if these pass first
 LOADERS = 4  # processes that draw batches while a GPU works
 
 
@@ -83,7 +83,7 @@ class Schedule(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         step = trainer.global_step
-        late = self.ended or time.monotonic() - self.saved > 60 * CHECKPOINT_MINUTES
+        late = self.ended or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         self.share, late, ended = trainer.strategy.broadcast((self.done(step), late, self.ended))
         # beside the steps that are logged and validated (multiples of 5), so that a resumed run cuts none of these in two
         if step % CHECKPOINT_STEPS == 2 and not torch.isfinite(outputs["loss"]):
@@ -105,6 +105,7 @@ class Schedule(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer, module):
+        trainer.save_checkpoint(self.out / "last.ckpt")
         self.bar.close()
 
 

@@ -169,14 +169,17 @@ def curves(
     x: str = "step",
     title: str = "",
     clips: int | None = None,
+    dashed: bool = False,
 ) -> Axes:
     """One column of several runs' metrics.csv over training, e.g. {"scratch": frame}; a run keeps its model's colour.
-    `clips`: an accuracy was counted on so many; its 95% binomial interval is drawn as a band."""
+    `clips`: an accuracy was counted on so many; its 95% binomial interval is drawn as a band. `dashed`: beside another column
+    of the same runs, so not in the legend."""
     ax = ax or plt.gca()
     colour = colours(metrics)
     for name, frame in metrics.items():
         line = frame[[x, column]].dropna()
-        ax.plot(line[x], line[column], label=name, color=colour[name], lw=1.5)
+        drawn = {"ls": "--", "marker": "."} if dashed else {"label": name}
+        ax.plot(line[x], line[column], color=colour[name], lw=1.5, **drawn)
         if clips:
             half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
             low, high = (line[column] - half).clip(lower=0), (line[column] + half).clip(upper=1)

@@ -14,8 +14,9 @@ ARCHITECTURES = ("b0", "b0-small")
 
 
 def setting(default, text: str, **about):
-    """A field that says what it is: `text`, with its unit; `choices`; or `between`, the range worth trying, and `limits`, the
-    range that can be; `paper`, the value in COLA's paper. The command line is made from these."""
+    """A field that says what it is: `text`, with its unit; `label`, a short name with the unit, if its own needs one;
+    `choices`; or `between`, the range worth trying, and `limits`, the range that can be; `paper`, the value in COLA's paper.
+    The command line and the training panel are made from these."""
     return field(default=default, metadata={"text": text} | about)
 
 
@@ -30,11 +31,15 @@ class PretrainConfig:
     arch: str = setting(
         "b0-small", "encoder: EfficientNet-B0, or half its width and depth", choices=ARCHITECTURES, paper="b0"
     )
-    batch_size: int = setting(64, "pairs a step, of all processes", between=(8, 256), limits=(2, None), paper=1024)
+    batch_size: int = setting(
+        64, "pairs a step, of all processes", label="batch size (pairs)", between=(8, 256), limits=(2, None), paper=1024
+    )
     chunk: int = setting(
         0, "segments embedded at a time, 0 for all: less memory, same gradients (GradCache)", limits=(0, None)
     )
-    lr: float = setting(2e-3, "peak learning rate of AdamW", between=(1e-4, 1e-2), limits=(0, None), paper=1e-4)
+    lr: float = setting(
+        2e-3, "peak learning rate of AdamW", label="learning rate", between=(1e-4, 1e-2), limits=(0, None), paper=1e-4
+    )
     weight_decay: float = setting(1e-4, "weight decay of AdamW", between=(1e-6, 1e-1), limits=(0, None))
     warmup: float = setting(
         0.05, "share of the training in which the learning rate rises; then it falls as a cosine", limits=(0, 0.9)
@@ -44,9 +49,11 @@ class PretrainConfig:
     temperature: float = setting(0.2, "of the cosine objective", between=(0.05, 1), limits=(1e-3, None), paper=0.2)
     margin: float = setting(0.5, "of the triplet objective", between=(0.1, 1), limits=(0, 2))
     filter_db: float = setting(
-        3.5, "random_filter: spread of its response (dB rms), 0 for none", limits=(0, 12), paper=0
+        3.5, "random_filter: spread of its response (dB rms), 0 for none", label="filter (dB)", limits=(0, 12), paper=0
     )
-    mask_bands: int = setting(24, "random_band_mask: most bands blanked, 0 for none", limits=(0, 64), paper=0)
+    mask_bands: int = setting(
+        24, "random_band_mask: most bands blanked, 0 for none", label="mask (bands)", limits=(0, 64), paper=0
+    )
     mask: bool = setting(False, "random_mask: blank runs of frames", paper=False)
     multiply: bool = setting(False, "random_multiply: change contrast and level", paper=False)
     seed: int = setting(0, "of weights, pairs and dropout", limits=(0, 2**63 - 1))
@@ -65,9 +72,13 @@ class FinetuneConfig:
     arch: str = setting(
         "b0-small", "encoder from scratch (a pre-trained one brings its own)", choices=ARCHITECTURES, paper="b0"
     )
-    batch_size: int = setting(64, "segments a step", between=(8, 256), limits=(2, None), paper=64)
+    batch_size: int = setting(
+        64, "segments a step", label="batch size (segments)", between=(8, 256), limits=(2, None), paper=64
+    )
     optimiser: str = setting("adamw", "how weights are updated", choices=("adamw", "adam", "sgd"), paper="adam")
-    lr: float = setting(1e-3, "peak learning rate", between=(1e-5, 1e-2), limits=(0, None), paper=1e-3)
+    lr: float = setting(
+        1e-3, "peak learning rate", label="learning rate", between=(1e-5, 1e-2), limits=(0, None), paper=1e-3
+    )
     weight_decay: float = setting(1e-2, "weight decay", between=(1e-6, 1e-1), limits=(0, None))
     warmup: float = setting(
         0.05, "share of the training in which the learning rate rises; then it falls as a cosine", limits=(0, 0.9)

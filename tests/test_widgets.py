@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from colalib import audio, cli, corpora, course, evaluation, training, widgets
 from colalib.audio import MelConfig
 from colalib.models import Encoder
+from colalib.runs import read_checkpoint
 from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.widgets import explorer, laboratory, maps, pairs, panel, parts
@@ -171,17 +172,37 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path):
     job.stop()
     wait(lambda: not job.found())
     assert job.error() == "" and not (run / "encoder.safetensors").exists()
+    assert panel.metrics(run)["step"].max() - read_checkpoint(run / "last.ckpt")["global_step"] < 5, "nothing is lost"
     assert list(panel.table(run.parent, "pretrain")["state"]) == ["stopped"]
     again = panel.Job(run, ["pretrain", str(mel_store.path), "--resume"])
     wait(lambda: not again.found())
     row = panel.table(run.parent, "pretrain").iloc[0]
     assert (row["state"], row["steps"]) == ("finished", "60") and "batch size 16" in row["settings"]
     clips = training.pretraining_clips([mel_store])
-    assert panel.similarities(run, clips, 8).shape == (8, 8)
+    similarity, step = panel.similarities(run, clips, 8)
+    assert similarity.shape == (8, 8) and step == 60
     refused = panel.Job(run, given)
     wait(lambda: not refused.found())
     assert "holds a run already" in refused.error()
     assert panel.table(run.parent, "pretrain").iloc[0]["state"] == "finished"
+
+
+def test_a_classifier_from_scratch_stops_and_resumes_by_the_buttons(mel_store, tmp_path):
+    shown = panel.training_panel([mel_store.path], tmp_path / "panel", FinetuneConfig, starts={"scratch": None})
+    named(shown, w.FloatSlider, "minutes").value = 0.25
+    named(shown, w.BoundedIntText, "seed").value = 3
+    train, stop, resume = (named(shown, w.Button, name) for name in ("Train", "Stop", "Resume"))
+    train.click(), train.click()  # the second press does nothing
+    run = tmp_path / "panel" / "run-1"
+    wait(lambda: len(panel.metrics(run)) > 2)
+    stop.click()
+    wait(lambda: not train.disabled)
+    assert not resume.disabled and not (run / "encoder.safetensors").exists()
+    resume.click()
+    wait(lambda: not train.disabled)
+    assert (run / "encoder.safetensors").exists() and len(list(run.parent.glob("*/config.json"))) == 1
+    named(shown, w.Button, "defaults").click()
+    assert named(shown, w.BoundedIntText, "seed").value == 0
 
 
 def test_a_training_that_fails_says_why(tmp_path):

@@ -28,9 +28,11 @@ from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.widgets import parts
 
-# a kernel ignores SIGINT between cells, and its children would inherit that
+# a kernel ignores SIGINT between cells, and its children would inherit that; SIGTERM, once the training runs, is answered by a
+# checkpoint (`loop.Schedule`), and before that as Ctrl-C
 COMMAND = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from colalib.cli import main; main()"
+    "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
+    "from colalib.cli import main; main()"
 )
 SHOWN = {
     PretrainConfig: ("objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed"),
@@ -48,7 +50,7 @@ def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
             continue
         about = f.metadata
         paper = about.get("paper")
-        label = f.name.replace("_", " ") + ("" if paper is None else f" (paper {paper:g})" if _number(paper) else "")
+        label = about.get("label", f.name.replace("_", " ")) + (f" (paper {paper:g})" if _number(paper) else "")
         common = {"description": label, "tooltip": about["text"], **WIDE}
         low, high = about.get("between") or about.get("limits") or (0, None)
         if "choices" in about:
@@ -65,11 +67,13 @@ def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
             made[f.name] = w.SelectionSlider(options=sizes, value=f.default, continuous_update=False, **common)
         elif isinstance(f.default, int):
             made[f.name] = w.IntSlider(f.default, min=low, max=high, continuous_update=False, **common)
-        elif low and high / low >= 50:
-            bounds = {"min": math.log10(low), "max": math.log10(high), "step": 0.05, "readout_format": ".1e"}
-            made[f.name] = w.FloatLogSlider(f.default, continuous_update=False, **bounds, **common)
+        elif low and high / low >= 50:  # round numbers, three a decade
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+            values = [v for d in decades for m in (1, 2, 5) if low <= (v := float(f"{m}e{d}")) <= high]
+            options = [(f"{v:g}", v) for v in [*values, high]]
+            made[f.name] = w.SelectionSlider(options=options, value=f.default, continuous_update=False, **common)
         else:
-            step = (high - low) / 40
+            step = 0.5 if high - low > 5 else 0.05
             made[f.name] = w.FloatSlider(f.default, min=low, max=high, step=step, continuous_update=False, **common)
     return made
 
@@ -91,11 +95,11 @@ def arguments(controls: dict[str, w.Widget]) -> list[str]:
 
 
 class Job:
-    """One training as its own process of the command line. What it prints goes to `RUN.log.txt` beside the run folder, its
-    number to `RUN.pid`, by which a later kernel finds it again."""
+    """One training as its own process of the command line. What it prints goes to `RUN.log.txt` beside the run folder; its
+    number and its words to `RUN.job.json`, by which a later kernel finds it again and resumes it."""
 
     def __init__(self, out: Path, given: list[str] | None = None):
-        self.out, self.log, self.kept = out, out.with_name(f"{out.name}.log.txt"), out.with_name(f"{out.name}.pid")
+        self.out, self.log, self.kept = out, out.with_name(f"{out.name}.log.txt"), out.with_name(f"{out.name}.job.json")
         self.process = None
         if given is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -107,22 +111,29 @@ class Job:
                 self.process = subprocess.Popen(
                     command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **apart
                 )
-            self.kept.write_text(str(self.process.pid))
+            write_json(self.kept, {"process": self.process.pid, "given": given})
+
+    def known(self) -> dict:
+        """What is written down of it: "process", "given"."""
+        try:
+            return json.loads(self.kept.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
 
     def found(self) -> psutil.Process | None:
         """The process, if it runs."""
         if self.process is not None and self.process.poll() is not None:
             return None
         try:
-            process = psutil.Process(int(self.kept.read_text()))
+            process = psutil.Process(self.known()["process"])
             return process if str(self.out) in process.cmdline() and process.status() != "zombie" else None
-        except (OSError, ValueError, psutil.Error):
+        except (KeyError, psutil.Error):
             return None
 
     def stop(self) -> None:
-        """As Ctrl-C: what is learned is kept, and the run can be resumed."""
+        """It writes a checkpoint within a few steps and ends; it can be resumed."""
         if process := self.found():
-            process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+            process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
 
     def error(self) -> str:
         """All that it printed, without progress bars, if it neither finished nor was interrupted."""
@@ -154,19 +165,21 @@ def progress(run: Path) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def similarities(run: Path, clips: Clips, pairs: int = 24) -> np.ndarray:
-    """The run's own similarity of anchors and positives [pairs, pairs] from `clips`, by its last checkpoint."""
+def similarities(run: Path, clips: Clips, pairs: int = 24) -> tuple[np.ndarray, int]:
+    """The run's own similarity of anchors and positives [pairs, pairs] from `clips`, by its last checkpoint; and the step of
+    that."""
     config = PretrainConfig(**json.loads((run / "config.json").read_text("utf-8"))["config"])
     module = training.Cola(config, std=1.0)  # the checkpoint brings its own
-    module.load_state_dict(read_checkpoint(run / "last.ckpt")["state_dict"])
+    checkpoint = read_checkpoint(run / "last.ckpt")
+    module.load_state_dict(checkpoint["state_dict"])
     anchors, positives = segments.pair_batch(clips, 0, min(pairs, len(clips)), seed=0)
     module.eval()
-    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy()
+    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy(), checkpoint["global_step"]
 
 
 def table(folder: Path, kind: str) -> pd.DataFrame:
-    """The runs of a kind in a folder, oldest first: how far they came, their validation accuracy, and in which settings they
-    differ from the defaults."""
+    """The runs of a kind in a folder, oldest first: how far they came, their best validation accuracy, and in which settings
+    they differ from the defaults."""
     usual = dataclasses.asdict({"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]())
     rows = []
     for file in sorted(folder.glob("*/config.json"), key=lambda p: p.stat().st_mtime):
@@ -182,7 +195,7 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
                 "run": run.name,
                 "state": state,
                 "steps": f"{found['step'].max():.0f}" if len(found) else "0",
-                "validation accuracy (%)": f"{100 * valid.iloc[-1]:.1f}" if len(valid) else "",
+                "validation accuracy (%)": f"{100 * valid.max():.1f}" if len(valid) else "",
                 "settings": ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changed.items()),
             }
         )
@@ -190,13 +203,15 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
 
 
 def curves(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps."""
+    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps; on validation dashed."""
     names = {"train/loss": "loss (nats)", "train/accuracy": "accuracy", "train/rank": "rank of the positive"}
     names = {c: label for c, label in names.items() if any(c in m and m[c].notna().any() for m in runs.values())}
     figure = Figure(figsize=(8.1, 2.3 + 0.2 * len(runs) * (len(runs) > 1)), layout="constrained")
     axes = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
     for ax, (column, label) in zip(axes, names.items()):
-        plots.curves({r: m for r, m in runs.items() if column in m}, column, ax)
+        for side in ("train", "valid"):
+            part = column.replace("train", side)
+            plots.curves({r: m for r, m in runs.items() if part in m}, part, ax, dashed=side == "valid")
         ax.set(ylabel="", title=label, ylim=(0, None))
         if ax.get_legend():
             ax.get_legend().remove()
@@ -232,31 +247,33 @@ def training_panel(
     train = w.Button(description="Train", icon="play", button_style="primary", layout=narrow)
     stop = w.Button(description="Stop", icon="stop", layout=narrow)
     resume = w.Button(description="Resume", icon="forward", layout=narrow)
+    usual = w.Button(description="defaults", icon="undo", tooltip="all settings back", layout=narrow)
     bar = w.FloatProgress(0, min=0, max=1, layout=w.Layout(width="28em"))
     said, curve, matrix, failure, overview = (w.HTML() for _ in range(5))
     overlay = w.SelectMultiple(description="show runs", rows=4, **WIDE)
     choose = w.Dropdown(description="encoder to go on with", style={"description_width": "initial"})
-    state: dict = {"job": None, "filling": False}
+    state: dict = {"job": None, "filling": False, "stopping": False}
     held = None
     if pretraining:
         held = training.hold_out(training.pretraining_clips([training.open_store(s) for s in stores]), 0)[1]
 
     def begin(out: Path, given: list[str] | None) -> None:
+        ready(False)
         failure.value = matrix.value = ""
         bar.value, said.value = 0, f"{parts.text(out.name)}: starting …"
-        state["job"] = Job(out, None if given is None else [command, *stores, *given])
+        state["stopping"], state["job"] = False, Job(out, given)
         threading.Thread(target=watch, args=(state["job"],), daemon=True).start()
 
     def watch(job: Job) -> None:
         seen = 0.0
-        ready(False)
         try:
             while job.found():
                 time.sleep(0.7)
                 share, left = progress(job.out)
                 bar.value = share
                 if not math.isnan(left):
-                    said.value = f"{parts.text(job.out.name)}: {100 * share:.0f}%, {left:.0f} s left"
+                    now = "stopping …" if state["stopping"] else f"{left:.0f} s left"
+                    said.value = f"{parts.text(job.out.name)}: {100 * share:.0f}%, {now}"
                     draw()
                 checkpoint = job.out / "last.ckpt"
                 if held is not None and checkpoint.exists() and checkpoint.stat().st_mtime > seen:
@@ -267,8 +284,9 @@ def training_panel(
                 if held is not None and (job.out / "last.ckpt").exists():
                     sharpen(job.out)
             text = job.error()
-            done = (job.out / "encoder.safetensors").exists()
-            ended = "finished" if done else "failed" if text else "stopped; Resume goes on with it"
+            done, begun = ((job.out / name).exists() for name in ("encoder.safetensors", "config.json"))
+            stopped = "stopped; Resume goes on with it" if begun else "stopped before it had begun"
+            ended = "failed" if text else "finished" if done else stopped
             said.value = f"{parts.text(job.out.name)}: {ended}"
         except Exception as error:  # in a thread nobody else would tell
             text = f"{type(error).__name__}: {error}"
@@ -283,23 +301,25 @@ def training_panel(
         stop.disabled = now
         resume.disabled = not now or not stopped()
 
-    def stopped() -> list[str]:
+    def stopped() -> str | None:
+        """The run to resume: of those shown, else of all, the newest that was stopped and began here."""
         runs = table(folder, command)
-        return list(runs["run"][runs["state"] == "stopped"])
+        found = [r for r in runs["run"][runs["state"] == "stopped"] if Job(folder / r).known()]
+        return next(iter([r for r in found if r in overlay.value][-1:] or found[-1:]), None)
 
     def sharpen(run: Path) -> None:
         try:
-            found = similarities(run, held)
+            found, step = similarities(run, held)
         except (OSError, UserError, RuntimeError):  # the checkpoint is just being replaced
             return
         figure = Figure(figsize=(3.8, 2.9), layout="constrained")
-        step = metrics(run)["step"].max()
-        plots.similarity_matrix(found, figure.subplots(), f"held-out pairs, about step {step:.0f}")
+        plots.similarity_matrix(found, figure.subplots(), f"held-out pairs, step {step}")
         matrix.value = parts.picture(figure, f"similarity matrix of {len(found)} held-out pairs; the diagonal sharpens")
 
     def draw(*_) -> None:
         if state["filling"]:
             return
+        resume.disabled = not stop.disabled or not stopped()
         now = [state["job"].out.name] if state["job"] else []
         found = {r: m for r in dict.fromkeys([*overlay.value, *now]) if len(m := metrics(folder / r))}
         words = "curves over steps: loss, accuracy, rank of the positive, of " + ", ".join(found)
@@ -321,32 +341,49 @@ def training_panel(
         name.value = next(f"run-{i}" for i in range(1, 10**6) if f"run-{i}" not in taken)
 
     def on_train(_) -> None:
-        given = [*arguments(settings), "--minutes", str(minutes.value)]
-        if start_from.value:
-            given += ["--encoder", start_from.value]
+        if train.disabled:  # pressed twice
+            return
+        given = [command, *stores, *arguments(settings), "--minutes", str(minutes.value)]
+        if not pretraining:
+            given += ["--encoder", start_from.value] if start_from.value else ["--scratch"]
         wanted = name.value.strip()
         if not wanted or Path(wanted).name != wanted:
             said.value = "give the run a name without slashes"
             return
         begin(folder / wanted, given)
 
+    def on_resume(_) -> None:
+        if not resume.disabled and (run := stopped()):
+            given = Job(folder / run).known()["given"]
+            begin(folder / run, [*given, *(["--resume"] if "--resume" not in given else [])])
+
+    def on_stop(_) -> None:
+        if state["job"]:
+            state["stopping"], said.value = True, f"{parts.text(state['job'].out.name)}: stopping …"
+            state["job"].stop()
+
     def on_choose(change) -> None:
         if not state["filling"]:
             write_json(course.choices_file(), course.choices() | {"encoder": change["new"]})
 
     train.on_click(on_train)
-    stop.on_click(lambda _: (setattr(said, "value", "stopping …"), state["job"] and state["job"].stop()))
-    resume.on_click(lambda _: begin(folder / stopped()[-1], ["--resume"]) if stopped() else None)
+    stop.on_click(on_stop)
+    resume.on_click(on_resume)
+    usual.on_click(lambda _: [setattr(c, "value", v) for c, v in zip([*settings.values(), minutes], defaults)])
     overlay.observe(draw, "value")
     choose.observe(on_choose, "value")
-    parts.remember(f"training_panel_{command}", {**settings, "minutes": minutes})
+    defaults = [c.value for c in [*settings.values(), minutes]]
     refresh()
+    parts.remember(
+        f"training_panel_{command}",
+        {**settings, "minutes": minutes, "show runs": overlay} | ({"start from": start_from} if starts else {}),
+    )
     ready(True)
     draw()
-    running = [run for p in sorted(folder.glob("*.pid")) if Job(run := p.with_suffix("")).found()]
+    running = [job.out for p in folder.glob("*.job.json") if (job := Job(folder / p.name[:-9])).found()]
     if running:  # started by an earlier kernel or an earlier run of the cell
         begin(running[-1], None)
-    buttons = w.HBox([train, stop, resume])
+    buttons = w.HBox([train, stop, resume, usual], layout=w.Layout(flex_flow="row wrap"))
     left = [*settings.values(), *([start_from] if starts else []), minutes, name, buttons, bar, said, failure]
     flow = w.Layout(flex_flow="row wrap", align_items="flex-start")
     right = w.VBox([curve, matrix], layout=w.Layout(flex="1 1 24em", min_width="0"))
@@ -356,6 +393,6 @@ def training_panel(
 
 
 def still(folder: Path, command: str) -> Figure:
-    """The curves of all runs, for where widgets cannot run."""
+    """The curves of the last runs, at most six, for where widgets cannot run."""
     runs = {r: metrics(folder / r) for r in table(folder, command)["run"][-6:]}
     return curves({r: m for r, m in runs.items() if len(m)})
