@@ -188,6 +188,7 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         content,
         timeout=None,
         kernel_name="python3",
+        store_widget_state=False,  # it would be shown instead of the picture that stands in, and empty
         resources={"metadata": {"path": str(notebook.parent)}},
         on_cell_executed=lambda **_: bar.update(),
     )

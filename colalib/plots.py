@@ -24,9 +24,13 @@ MODELS = {
     "kNN": "#CC79A7",
     "probe": "#009E73",
     "pre-trained": "#009E73",
+    "trained": "#009E73",
     "scratch": "#E69F00",
     "fine-tuned": "#0072B2",
     "default": "#D55E00",
+    "bilinear": "#009E73",  # of the objectives
+    "cosine": "#CC79A7",
+    "triplet": "#D55E00",
 }
 
 ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}
@@ -53,7 +57,7 @@ def style() -> None:
 
 
 def colours(names) -> dict[str, str]:
-    """One colour a name, the same for the same set of names: the models' own (also of "random, calibrated" and
+    """One colour a name, the same for the same set of names: the models' and objectives' own (also of "random, calibrated" and
     "probe (10 a class)"), else the palette in sorted order."""
     order = sorted(set(names))
     return {
@@ -314,7 +318,7 @@ def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = N
         d = found.get((a, b)) or found[b, a]
         sign = 100 if (a, b) in found else -100
         low, high = sorted(sign * v for v in d["ci95"])
-        colour = colours([a])[a]
+        colour = colours(summary["model_name"])[a]
         face = "white" if low <= 0 <= high else colour
         ax.plot([low, high], [y, y], color=colour, lw=3, solid_capstyle="round")
         ax.plot(sign * d["mean"], y, "o", color=colour, ms=8, markerfacecolor=face, mew=2)

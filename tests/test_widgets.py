@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from ipywidgets.widgets import widget
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -99,7 +100,7 @@ def test_a_file_that_is_no_sound_is_refused_in_a_line(folder):
     shown = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     said = shown.children[0].children[1].children[-1]
     drop = named(shown, parts.FileDrop)
-    drop._handle_custom_msg({"name": "a.wav"}, [memoryview(b"no sound")])
+    drop._handle_custom_msg({"name": "a.wav", "start": 0, "size": 8}, [memoryview(b"no sound")])
     assert said.value.startswith("a.wav: unreadable")
     drop._handle_custom_msg({"name": "b.flac"}, [memoryview(next(folder.rglob("*.flac")).read_bytes())])
     assert named(shown, widgets_of("Dropdown"), "clip").value == "b.flac (yours)"
@@ -134,9 +135,15 @@ def test_the_quiz_keeps_score(corpus, mel_store):
     assert "positive" not in "".join(v.children[0].value for v in shown.children[1].children)
     button = named(shown, widgets_of("Button"), "this one")
     button.click()
-    kept = course.choices()["quiz"]
-    assert kept["asked"] == 1 and set(kept["right"]) == {"you", "random"}
-    assert "right so far: you" in shown.children[2].value and button.disabled
+    verdict, forget = shown.children[2].children
+    button.click()  # once more: it counts once
+    assert {name: asked for name, (_, asked) in course.choices()["quiz"].items()} == {"you": 1, "random": 1}
+    assert "right so far: you" in verdict.value and button.disabled
+    seen = [v.children[0].value for v in shown.children[1].children]
+    again = widgets.pair_player(corpus, mel_store, {"random": Encoder()})  # as after a restart
+    assert [v.children[0].value for v in again.children[1].children] != seen, "another question"
+    forget.click()
+    assert course.choices()["quiz"] == {}
 
 
 # ------------------------------------------------------------------------------------------------ training panel
@@ -246,6 +253,28 @@ def test_pressing_a_cell_brings_its_clips(corpus, predictions):
     cell = next(c for c in shown.children[2].children[0].children[1].children if getattr(c, "tooltip", None))
     cell.click()
     assert heard.value.count("<audio") == 6
+    first, more = heard.value, shown.children[2].children[1].children[1]
+    more.click()
+    assert heard.value != first and heard.value.count("<audio") == 6
+
+
+def test_the_explorer_leaves_no_widgets_behind(corpus, predictions):
+    shown = widgets.results_explorer(corpus, predictions)
+    model, before = shown.children[0].children[1], len(widget._instances)
+    for name in ("random", "probe", "random"):
+        model.value = name
+    assert len(widget._instances) == before
+
+
+def test_a_large_file_comes_in_slices():
+    came = []
+    drop = parts.FileDrop(lambda name, content: came.append((name, content)))
+    content = bytes(range(256)) * 40_000  # 10 MB
+    for start in range(0, len(content), 4_000_000):
+        message = {"name": "a/b.wav", "start": start, "size": len(content)}
+        drop._handle_custom_msg(message, [content[start : start + 4_000_000]])
+    drop._handle_custom_msg({"name": "empty.wav", "start": 0, "size": 0}, [b""])
+    assert came == [("b.wav", content), ("empty.wav", b"")]
 
 
 @pytest.fixture

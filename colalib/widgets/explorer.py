@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -39,6 +39,8 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
     task = w.Dropdown(options=tasks, description="task")
     model = w.Dropdown(options=[], description="model")
     bars, grid, heard = w.HTML(), w.VBox(), w.HTML()
+    more = w.Button(icon="forward", layout=w.Layout(width="9em", display="none"))
+    state: dict = {"names": [], "cells": w.GridBox(), "left": [], "said": ""}
 
     def of_task() -> pd.DataFrame:
         return predictions[predictions["task"] == task.value]
@@ -50,62 +52,67 @@ def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, sec
         bars.value = parts.picture(figure, f"accuracies on {task.value} with 95% intervals")
         names = [r["model"] for r in summary["results"]]
         kept = model.value
+        model.unobserve(show_model, "value")
         model.options = names
         model.value = kept if kept in names else names[-1]
+        model.observe(show_model, "value")
         show_model()
 
     def show_model(*_) -> None:
-        if model.value is None:
-            return
         counts = confusion(of_task(), model.value)
-        most = counts.values.max() or 1
-        cells = [w.HTML("")] + [
-            w.HTML(f"<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{parts.text(c)}</div>")
-            for c in counts.columns
-        ]
-        for row in counts.index:
+        most, names = counts.values.max() or 1, list(counts.index)
+        if names != state["names"]:  # widgets that are left behind would live on
+            for old in state["cells"].children:
+                old.close()
+            state.update(names=names, cells=lay_out(names))
+            grid.children = [w.HTML("rows: what it is; columns: what the model says"), state["cells"]]
+        cells = iter(c for c in state["cells"].children if isinstance(c, w.Button))
+        for row, column in itertools.product(names, names):
+            cell, value = next(cells), counts.loc[row, column]
+            shade = 1 - 0.75 * value / most
+            hue = (0, 158, 115) if row == column else (213, 94, 0)
+            cell.style.button_color = "#" + "".join(f"{int(255 * shade + h * (1 - shade)):02x}" for h in hue)
+            cell.description, cell.disabled = f"{value:.0f}" if value else "", not value
+            cell.tooltip = f"{row} called {column}: {value:.1f} clips"
+        heard.value, more.layout.display = "Press a cell to hear its clips.", "none"
+
+    def lay_out(names: list[str]) -> w.GridBox:
+        """A button for each pair of classes, with their names around."""
+        tall = "<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{}</div>"
+        cells = [w.HTML(""), *(w.HTML(tall.format(parts.text(name))) for name in names)]
+        for row in names:
             cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{parts.text(row)}</div>"))
-            for column in counts.columns:
-                value = counts.loc[row, column]
-                cell = w.Button(
-                    description=f"{value:.0f}" if value else "",
-                    tooltip=f"{row} called {column}: {value:.1f} clips",
-                    disabled=not value,
-                    layout=w.Layout(width="100%", height="30px", margin="0"),
-                )
-                shade = 1 - 0.75 * value / most
-                hue = (0, 158, 115) if row == column else (213, 94, 0)
-                cell.style.button_color = "#" + "".join(f"{int(255 * shade + h * (1 - shade)):02x}" for h in hue)
+            for column in names:
+                cell = w.Button(layout=w.Layout(width="100%", height="30px", margin="0"))
                 cell.on_click(lambda _, r=row, c=column: listen(r, c))
                 cells.append(cell)
-        n = len(counts)
-        columns = f"6em repeat({n}, minmax(28px, 52px))"
-        grid.children = [
-            w.HTML("rows: what it is; columns: what the model says"),
-            w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, grid_gap="2px")),
-        ]
-        heard.value = "Press a cell to hear its clips."
+        columns = f"6em repeat({len(names)}, minmax(28px, 52px))"
+        return w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, grid_gap="2px"))
 
     def listen(label: str, predicted: str) -> None:
         ids = mistaken(of_task(), model.value, label, predicted)
-        parts_ = [
-            f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips"
-            + (", the first six" if len(ids) > 6 else "")
-            + "</p>"
-        ]
-        for clip in ids[:6]:
+        state.update(left=ids, said=f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips</p>")
+        listen_on()
+
+    def listen_on(*_) -> None:
+        """The next six clips of the cell that was pressed."""
+        now, state["left"] = state["left"][:6], state["left"][6:]
+        players = []
+        for clip in now:
             try:
                 wave = audio.load_audio(corpus.root / clips.loc[clip, "path"])[: int(16_000 * seconds)]
-                parts_.append(parts.sound(wave, clips.loc[clip].get("title") or clip))
+                players.append(parts.sound(wave, clips.loc[clip].get("title") or clip))
             except (audio.Unusable, KeyError) as error:
-                parts_.append(f"<p>{parts.text(f'{clip}: {error}')}</p>")
-        heard.value = "".join(parts_)
+                players.append(f"<p>{parts.text(f'{clip}: {error}')}</p>")
+        heard.value = state["said"] + "".join(players)
+        more.description, more.layout.display = f"{len(state['left'])} more", "" if state["left"] else "none"
 
     task.observe(show_task, "value")
     model.observe(show_model, "value")
+    more.on_click(listen_on)
     show_task()
     parts.remember("results_explorer", {"task": task, "model": model})
-    right = w.VBox([heard], layout=w.Layout(flex="1 1 20em"))
+    right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em"))
     return parts.Panel(
         [w.HBox([task, model]), bars, w.HBox([grid, right], layout=w.Layout(flex_flow="row wrap"))],
         lambda: _still(of_task(), model.value),
@@ -117,9 +124,6 @@ def _still(predictions: pd.DataFrame, model: str) -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     plots.results(intervals.summary(predictions), left)
-    counts = confusion(predictions, model)
-    right.imshow(np.sqrt(counts.values), cmap="Greens")
-    right.set_xticks(range(len(counts)), counts.columns, rotation=45, ha="right")
-    right.set_yticks(range(len(counts)), counts.index)
-    right.set(title=model, xlabel="says", ylabel="is")
+    of = predictions[predictions["model"] == model]
+    plots.confusion(of, right, model)
     return figure

@@ -58,7 +58,10 @@ function render({ model, el }) {
     root.dataset.latency = latency.toFixed(1);
     tellKernel("latency", latency);
   };
-  audio.onerror = () => { if (audio.getAttribute("src")) said.textContent = `${title(current)}: its sound cannot be loaded`; };
+  audio.onerror = () => {
+    if (audio.getAttribute("src")) said.textContent = `${title(current)}: its sound cannot be loaded`;
+    if (queue.length) next();
+  };
   model.on("change:added", () => { added = model.get("added"); redraw(); select(n + added.length - 1, false); });
   model.on("change:column", () => { chooser.value = column = model.get("column"); drawLegend(); redraw(); });
 
@@ -67,6 +70,7 @@ function render({ model, el }) {
     try { model.save_changes(); } catch { /* the kernel is gone: the map goes on without it */ }
   }
   function title(i) { return i < n ? titles[i] : added[i - n].name; }
+  function count(clips) { return `${clips.length} clip${clips.length === 1 ? "" : "s"}`; }
   function describe(i) {
     if (i >= n) return `${title(i)}: yours`;
     return [title(i), ...Object.entries(columns).map(([c, v]) => v.names[v.codes[i]] && `${c}: ${v.names[v.codes[i]]}`)].filter(Boolean).join(" · ");
@@ -74,7 +78,7 @@ function render({ model, el }) {
   function neighbours(i, m) { return i < n ? near[m].slice(i * k, (i + 1) * k) : added[i - n].near[m]; }
 
   function view(name, m) {
-    const hint = `${name}: map of ${n} clips. Arrow keys go from clip to clip, Enter plays, Escape clears.`;
+    const hint = `${name}: map of ${n} clips. Arrow keys go from clip to clip, Enter plays, plus adds to the list or takes out, Escape clears.`;
     const canvas = element("canvas", { tabIndex: 0, role: "application", "aria-label": hint });
     const tip = element("div", { className: "cola-tip", hidden: true });
     const box = element("div", { className: "cola-view" }, element("div", { className: "cola-title", textContent: name }), canvas, tip);
@@ -117,15 +121,6 @@ function render({ model, el }) {
       c.clearRect(0, 0, canvas.width, canvas.height);
       c.drawImage(layer, 0, 0);
       c.scale(scale, scale);
-      added.forEach((point, j) => {
-        const [x, y] = at(n + j);
-        c.textAlign = "center";
-        for (const [font, text, dy] of [["bold 24px sans-serif", "★", 8], ["12px sans-serif", point.name, 23]]) {
-          c.font = font, c.lineWidth = 3, c.strokeStyle = "white", c.fillStyle = "black";
-          const half = c.measureText(text).width / 2 + 2, inside = Math.max(half, Math.min(canvas.clientWidth - half, x));
-          c.strokeText(text, inside, y + dy), c.fillText(text, inside, y + dy);
-        }
-      });
       if (current >= 0) {
         c.strokeStyle = "#333", c.lineWidth = 1.3;
         for (const j of neighbours(current, m)) c.beginPath(), c.moveTo(...at(current)), c.lineTo(...at(j)), c.stroke();
@@ -133,6 +128,16 @@ function render({ model, el }) {
         ring(c, at(current), 8, 2.5);
       }
       if (hovered >= 0) ring(c, at(hovered), 6, 1.5);
+      added.forEach((point, j) => {
+        const [x, y] = at(n + j);
+        c.textAlign = "center";
+        const short = point.name.length > 24 ? `${point.name.slice(0, 23)}…` : point.name;
+        for (const [font, text, dy] of [["bold 24px sans-serif", "★", 8], ["12px sans-serif", short, 23]]) {
+          c.font = font, c.lineWidth = 3, c.strokeStyle = "white", c.fillStyle = "black";
+          const half = c.measureText(text).width / 2 + 2, inside = Math.max(half, Math.min(canvas.clientWidth - half, x));
+          c.strokeText(text, inside, y + dy), c.fillText(text, inside, y + dy);
+        }
+      });
       if (lasso) {
         c.setLineDash([5, 4]), c.strokeStyle = "black", c.lineWidth = 1.5, c.beginPath();
         lasso.forEach((p, i) => (i ? c.lineTo(...p) : c.moveTo(...p)));
@@ -188,6 +193,8 @@ function render({ model, el }) {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
       if (way) select(current < 0 ? 0 : towards(way), false);
       else if ((event.key === "Enter" || event.key === " ") && current >= 0) select(current, true);
+      else if (event.key === "+" && current >= 0 && current < n)
+        pick(picked.includes(current) ? picked.filter((i) => i !== current) : [...picked, current]);
       else if (event.key === "Escape") pick([]);
       else return;
       event.preventDefault(), event.stopPropagation();
@@ -227,28 +234,32 @@ function render({ model, el }) {
     if (i < n) tellKernel("selected", i);
     said.textContent = describe(i);
     if (sound) (queue = []), play(i);
-    if (!picked.length) show([i, ...neighbours(i, 0)], names.length > 1 ? `This clip and its nearest (${names[0]}):` : "This clip and its nearest:");
-    else show(picked, `${picked.length} clips:`);
+    if (!picked.length) show([i], "This clip and its nearest:", names.map((name, m) => [name, neighbours(i, m)]));
+    else show(picked, `${count(picked)}:`);
     redraw(false);
   }
   function pick(clips) {
     picked = clips, queue = [];
     tellKernel("picked", clips);
     playAll.disabled = clear.disabled = !clips.length;
-    show(clips, clips.length ? `${clips.length} clips:` : "");
-    said.textContent = clips.length ? `${clips.length} clips selected` : "";
+    show(clips, clips.length ? `${count(clips)}:` : "");
+    said.textContent = clips.length ? `${count(clips)} selected` : "";
     redraw();
   }
   function next() {
     current = queue.shift();
     said.textContent = describe(current);
-    play(current), show(picked, `${picked.length} clips:`), redraw(false);
+    play(current), show(picked, `${count(picked)}:`), redraw(false);
   }
-  function show(clips, words) {
+  function show(clips, words, more = []) {
+    const focused = [...list.querySelectorAll("button")].indexOf(document.activeElement);
     const row = (i) => element("li", {}, element("button", { textContent: `▶ ${title(i)}`, title: describe(i), className: i === current ? "cola-now" : "", onclick: () => select(i, true) }));
     heading.textContent = words;
     list.replaceChildren(...clips.slice(0, 100).map(row));
     if (clips.length > 100) list.append(element("li", { textContent: `and ${clips.length - 100} more` }));
+    for (const [name, others] of more)
+      list.append(...(more.length > 1 ? [element("li", { className: "cola-space", textContent: `${name}:` })] : []), ...others.map(row));
+    if (focused >= 0) list.querySelectorAll("button")[Math.min(focused, list.querySelectorAll("button").length - 1)]?.focus();
   }
   function drawLegend() {
     const { names: values, colours } = columns[column];
@@ -259,7 +270,7 @@ function render({ model, el }) {
     }));
   }
   function redraw(everything = true) { views.forEach((v) => { if (everything) v.spoil(); v.draw(); }); }
-  said.textContent = "Press a point to hear it; drag around several to list them.";
+  said.textContent = "Press a point to hear it; drag around several to list them, or add one at a time with the plus key.";
   drawLegend(), redraw();
   return () => { audio.pause(); urls.forEach((u) => URL.revokeObjectURL(u)); };
 }

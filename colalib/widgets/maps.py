@@ -103,7 +103,8 @@ def links(files: list[Path]) -> list[str]:
         path = path.resolve()
         plays = path.suffix.lower() in PLAYABLE
         if not plays or not path.is_relative_to(root):
-            copy = kept / (fingerprint([str(path)]) + (path.suffix if plays else ".mp3"))
+            made_of = [str(path), *((f"{(at := path.stat()).st_mtime_ns}", f"{at.st_size}") if path.exists() else ())]
+            copy = kept / (fingerprint(made_of) + (path.suffix if plays else ".mp3"))
             if plays and not copy.exists():
                 with suppress(OSError):  # another disk, or no such links there
                     copy.hardlink_to(path)
@@ -136,12 +137,14 @@ def embedding_map(
     """Maps of a corpus' clips side by side: hover to read, press (or arrow keys and Enter) to hear, drag around some to list
     and play them in turn. Lines lead to a clip's k nearest in the space itself, its own group left out.
 
-    `spaces`: name → `Space`, one or two; `columns`: those of the store's table to colour by. A recording of one's own
+    `spaces`: name → `Space`, one or two; `columns`: those of the store's table to colour by
+    (default: all with 2 to 20 values). A recording of one's own
     can be added where a space has an encoder. Sounds are in the page (up to 500 clips) or files on the Jupyter server, so
     that they play without a kernel.
     """
     clips, n = store.clips, len(store)
-    columns = columns or [c for c in ("label", "split") if c in clips]
+    if columns is None:  # those with a few values
+        columns = [c for c in clips if c == "label" or (c not in ("shard", "start") and 2 <= clips[c].nunique() <= 20)]
     paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
     files = [corpus.root / paths[clip] for clip in clips["clip_id"]]
     sounds = {}

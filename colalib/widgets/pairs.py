@@ -76,9 +76,11 @@ def pair_player(
     """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
     augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` (name → `Encoder`)
     beside yours. `candidates` to choose from; `seed` of what is drawn. Clips of the test split, if there are enough groups."""
-    state = {"rng": np.random.default_rng(seed), "question": None, "drawn": 0, "answered": True}
-    kept = course.choices().get("quiz")
-    score = kept if isinstance(kept, dict) and {"asked", "right"} <= kept.keys() else {"asked": 0, "right": {}}
+    kept = course.choices().get("quiz")  # name → [right, asked]
+    score = kept if isinstance(kept, dict) and all(isinstance(v, list) for v in kept.values()) else {}
+    # after a restart other questions than those answered before
+    rng = np.random.default_rng([seed, score.get("you", [0, 0])[1]])
+    state = {"rng": rng, "question": None, "drawn": 0, "answered": True}
     rows = np.flatnonzero(store.clips["split"].values == "test")  # unheard by encoders of the course
     if len(set(store.clips["group"].values[rows])) <= candidates:
         rows = np.arange(len(store))
@@ -90,6 +92,7 @@ def pair_player(
     }
     cards = [w.HTML() for _ in range(candidates + 1)]
     buttons = [w.Button(description="this one", layout=w.Layout(width="8em")) for _ in range(candidates)]
+    forget = w.Button(description="score to zero", icon="undo", layout=w.Layout(width="9em"))
     verdict = w.HTML()
 
     @lru_cache(maxsize=16)
@@ -116,7 +119,7 @@ def pair_player(
             player = parts.sound(heard, name, rate)
         except audio.Unusable as error:
             player = f"<b>{name}</b> cannot be played: {parts.text(str(error))}"
-        figure = _figure(store, place, x, hidden and k > 0)
+        figure = _figure(store, place, x, hidden)
         title = store.clips.get("title", store.clips["clip_id"]).iloc[clip]
         where = f"{store.mel.seconds(start):.2f} s into {parts.text(title)}" if not hidden else ""
         colour = "#555555" if hidden and k else plots.ROLES[role]
@@ -135,6 +138,7 @@ def pair_player(
         for button in buttons:
             button.layout.visibility = "visible" if mode.value == "quiz" else "hidden"
             button.disabled = not hidden
+        forget.layout.visibility = "visible" if mode.value == "quiz" and score else "hidden"
         asked = "Which candidate comes from the anchor's clip?" if hidden else _standing(score, encoders)
         verdict.value = asked if mode.value == "quiz" else ""
 
@@ -143,19 +147,25 @@ def pair_player(
         show()
 
     def answered(button: w.Button) -> None:
+        if state["answered"]:  # pressed twice
+            return
         q, given = state["question"], buttons.index(button)
         state["answered"] = True
-        score["asked"] += 1
-        score["right"]["you"] = score["right"].get("you", 0) + (given == q.answer)
         anchor, others = altered(0, q.anchor), [altered(k, c) for k, c in enumerate(q.candidates, start=1)]
         said = {name: choice(e, anchor, others) for name, e in (encoders or {}).items()}
-        for name, k in said.items():
-            score["right"][name] = score["right"].get(name, 0) + (k == q.answer)
+        for name, k in {"you": given, **said}.items():
+            right, asked = score.get(name, [0, 0])
+            score[name] = [right + (k == q.answer), asked + 1]
         write_json(course.choices_file(), course.choices() | {"quiz": score})
         show()
         told = "; ".join(f"{name} chose {k + 1}" for name, k in said.items())
         right = "Right" if given == q.answer else f"No, it was candidate {q.answer + 1}"
         verdict.value = f"<b>{right}.</b> {told}<br>{_standing(score, encoders)}"
+
+    def zero(_) -> None:
+        score.clear()
+        write_json(course.choices_file(), course.choices() | {"quiz": score})
+        show()
 
     mode.observe(fresh, "value")  # a question whose answer was shown is no question
     another.on_click(fresh)
@@ -163,17 +173,18 @@ def pair_player(
         switch.observe(show, "value")
     for button in buttons:
         button.on_click(answered)
+    forget.on_click(zero)
     parts.remember("pair_player", {"mode": mode, **switches})
     fresh()
     flow = w.Layout(flex_flow="row wrap", align_items="center")
-    narrow = {"flex": "1 1 160px", "min_width": "160px", "max_width": "230px"}
+    narrow = {"flex": "1 1 210px", "min_width": "210px", "max_width": "260px"}
     columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
     columns += [w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)]
     return parts.Panel(
         [
             w.HBox([mode, another, *switches.values()], layout=flow),
             w.HBox(columns, layout=w.Layout(flex_flow="row wrap")),
-            verdict,
+            w.HBox([verdict, forget], layout=flow),
         ],
         lambda: _overview(store, state["question"]),
     )
@@ -181,15 +192,13 @@ def pair_player(
 
 def _standing(score: dict, encoders: dict | None) -> str:
     """The score in words."""
-    n = score["asked"]
-    return "right so far: " + ", ".join(
-        f"{name} {score['right'].get(name, 0)} of {n}" for name in ("you", *(encoders or {}))
-    )
+    told = {name: score.get(name, [0, 0]) for name in ("you", *(encoders or {}))}
+    return "right so far: " + ", ".join(f"{name} {right} of {asked}" for name, (right, asked) in told.items())
 
 
 def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
     """The segment [FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
-    figure = Figure(figsize=(3, 2 if hidden else 3), layout="constrained")
+    figure = Figure(figsize=(2.6, 1.8 if hidden else 3), layout="constrained")
     if hidden:
         plots.spectrogram(x, store.mel, figure.subplots())
         return figure

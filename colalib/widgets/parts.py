@@ -113,7 +113,11 @@ class FileDrop(anywidget.AnyWidget):
       button.style.width = "auto";
       const mark = (on) => (event) => { event.preventDefault(); button.style.outline = on ? "2px dashed #0072b2" : ""; };
       async function take(files) {
-        for (const file of files) model.send({ name: file.name }, undefined, [await file.arrayBuffer()]);
+        for (const file of files) // in slices: a server closes the connection on a message above 10 MiB
+          for (let start = 0; start === 0 || start < file.size; start += 4e6) {
+            const slice = await file.slice(start, start + 4e6).arrayBuffer();
+            model.send({ name: file.name, start, size: file.size }, undefined, [slice]);
+          }
         input.value = "";
       }
       button.onclick = () => input.click();
@@ -128,7 +132,16 @@ class FileDrop(anywidget.AnyWidget):
 
     def __init__(self, on_file: Callable[[str, bytes], None]):
         super().__init__()
-        self.on_msg(lambda _, content, buffers: on_file(Path(content["name"]).name, bytes(buffers[0])))
+        held = bytearray()
+
+        def take(_, content, buffers) -> None:
+            if content["start"] == 0:
+                held.clear()
+            held.extend(buffers[0])
+            if len(held) >= content["size"]:
+                on_file(Path(content["name"]).name, bytes(held))
+
+        self.on_msg(take)
 
 
 def decode(name: str, content: bytes) -> np.ndarray:
