@@ -392,15 +392,13 @@ print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 # dropped without a line in `quarantine.csv`.
 #
 # ## Recap
-#
-# - A frame is 25 ms of sound under a window; its spectrum says how much of each frequency is in it; 64 mel bands
-#   gather 513 frequencies as the ear does; the logarithm makes loudness count in ratios: `[frames, 64]`, a hundred
-#   frames a second.
-# - Computed by hand (frame, Hann, FFT, filterbank, logarithm) it equals the library's to a thousandth.
-# - The window trades pitch against time; the hop costs work; zeros sample more finely and add nothing; bands and
-#   range decide what can be told apart; the floor decides what counts as silence.
-# - A store holds a corpus as float16 frames, opened by memory map; what could not be used is in its quarantine, with
-#   reasons.
+# You can now
+# - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units: 25 ms under a window, how
+#   much of each frequency is in it, 64 bands that gather 513 frequencies as the ear does, `[frames, 64]`, a hundred a second;
+# - compute a log-mel spectrogram by hand, and check it against the library's: equal to a thousandth;
+# - choose window, hop, FFT length, bands, range and floor, knowing by eye and ear what each costs: the window trades pitch
+#   against time, the hop costs work, zeros add nothing, the floor decides what counts as silence;
+# - turn a folder of recordings into a store, know its size and its rounding error, and read what it refused.
 #
 # **Next**, [notebook 2](02_segment_pairs.ipynb): a task made out of these frames, without a single label.
 

@@ -404,16 +404,13 @@ widgets.pair_player(corpus, store, {"random": random, "pre-trained": runs.load_e
 
 # %% [markdown]
 # ## Recap
-# - Anchor and positive are two crops of one recording, a distractor is a crop of another: the recording is the
-#   label.
-# - A crop is drawn by a generator that is passed in, so it can be drawn again; a short clip lies at a random place
-#   in silence.
-# - Filtering changes colour, masking hides frames or bands, multiplying changes contrast; what survives is what the pair is
-#   recognised by.
-# - A pair is easy when its crops overlap, when the level gives it away, when distractors are few; false negatives
-#   make it unfair.
-# - A batch is a matrix, B × B, pairs on the diagonal; the rank of the positive, from 1 to B, says how well a row is
-#   answered.
+# You can now
+# - say what anchor, positive and distractor are, and why no label is needed to make them: the recording is the label;
+# - cut random segments reproducibly, by a generator that is passed in, also from a clip that is too short;
+# - hear and see what filtering, masking and multiplying do to a segment: what survives is what the pair is recognised by;
+# - tell what makes a pair easy or hard: its distance in time, its level, its distractors, their number; false negatives make
+#   it unfair;
+# - read a batch as a matrix, B anchors by B positives, pairs on the diagonal, and compute the rank of each positive.
 #
 # **Next**, [notebook 3](03_contrastive_pretraining.ipynb): a network learns to answer these rows.
 

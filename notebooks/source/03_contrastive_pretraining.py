@@ -452,14 +452,14 @@ widgets.training_panel([store.path], course.runs())
 
 # %% [markdown]
 # ## Recap
-# - Two crops of a clip go through one encoder f and one projection g; a bilinear similarity fills a B × B matrix;
-#   cross-entropy asks each row for its pair. Triplets are FaceNet's, cross-entropy over candidates is CPC's, the
-#   batch of distractors is SimCLR's, the bilinear similarity on sound is COLA's.
-# - Triplet, cosine with temperature and bilinear differ in how similarity becomes a loss; all three are a few lines,
-#   and yours equal colalib's.
-# - Guessing costs ln B, finds 1/B, and ranks the positive (B + 1)/2 on average: look at all three.
-# - On clips that it never heard, judge before and after in the same way, at the same B, beside a simple baseline.
-# - A larger batch asks harder questions, and lets the loss say more: up to ln B.
+# You can now
+# - draw the parts of COLA, and say where each idea came from: triplets are FaceNet's, cross-entropy over candidates is CPC's,
+#   the batch of distractors is SimCLR's, the bilinear similarity on sound is COLA's;
+# - write the triplet loss, the cosine loss with temperature and the bilinear loss, and check them against colalib's;
+# - say what a loss means: guessing costs ln B, finds 1/B, and ranks the positive (B + 1)/2 on average;
+# - read the curves of a pre-training, and compare the encoder before and after on clips it has never heard, at the same B,
+#   beside a simple baseline;
+# - explain what the batch size changes: harder questions, and a loss that can say more, up to ln B.
 #
 # **Next**, [notebook 4](04_fine_tuning.ipynb): the encoder meets labels.
 

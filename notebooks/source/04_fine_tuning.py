@@ -213,7 +213,7 @@ for m, frame in metrics.items():
 # left, the distance between the curves in the first steps is what pre-training brought along. On the right, the band
 # is what the few validation clips alone leave open: where the bands overlap widely, do not read an order into the
 # lines. And where the training loss goes on falling while validation stands still, the classifier has begun to learn
-# its training clips by heart.
+# its training clips by heart; half a minute is hardly long enough to see that, but the panel below is.
 #
 # ### Were equal minutes a fair chance?
 # Not by themselves. A network from scratch has further to go, and where it has hardly begun to learn, its score is a
