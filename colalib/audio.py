@@ -5,6 +5,7 @@ Takes paths from `corpora`, gives arrays to `store`. Nothing here knows of corpo
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import scipy.fft
 import soundfile
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 
 SHORTEST = 0.1  # seconds; a clip shorter than this is not usable
 LOUDEST = 1e6  # times full scale; samples above are no sound
+THE_MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # errors that are no fault of the file
 QUIETEST = -80.0  # dBFS; a clip whose peak lies lower counts as silent
 
 
@@ -52,7 +56,8 @@ def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
     """Decode a file (anything libsndfile reads), mix it to mono and resample it (soxr HQ, librosa's default).
 
     Returns float32 [samples] in [-1, 1]. Raises `Unusable` with the reason when the file is missing, not audio, cut
-    short, shorter than 0.1 s, silent (peak under -80 dBFS) or has samples that are not numbers.
+    short, shorter than 0.1 s, silent (peak under -80 dBFS) or has samples that are not numbers; `OSError` where the machine
+    is at fault: too many open files, no memory, a broken disk.
     """
     return np.concatenate(list(stream(path, sample_rate)))
 
@@ -66,6 +71,8 @@ def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
             raise Unusable("empty file")
         with soundfile.SoundFile(path) as file:
             rate, promised = file.samplerate, file.frames
+            if not 1000 <= rate <= 1_000_000:  # a damaged header: a second would become hours, or nothing
+                raise Unusable(f"sample rate of {rate} Hz")
             resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
             read, peak, done = 0, 0.0, False
             while not done:
@@ -82,6 +89,8 @@ def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
     except FileNotFoundError:
         raise Unusable("file not found") from None
     except (OSError, soundfile.LibsndfileError) as error:
+        if getattr(error, "errno", None) in THE_MACHINE:
+            raise
         reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
         if "File does not exist" in reason:  # libsndfile's word for an .mp3 without any MPEG frame
             reason = "not audio"
@@ -142,8 +151,14 @@ def log_mel_stream(blocks: Iterable[np.ndarray], config: MelConfig = MelConfig()
 def _log_mel_block(wave: np.ndarray, config: MelConfig) -> np.ndarray:
     """Log-mel frames [frames, n_mels] of a waveform that begins with the first frame and ends with the last."""
     filters = csr_array(mel_filters(config))  # sparse: the sum doesn't depend on the number of threads, as BLAS's does
-    spectrum = librosa.stft(wave, n_fft=config.n_fft, hop_length=config.hop, win_length=config.window, center=False)
-    out = (filters @ np.abs(spectrum)).T  # [n_fft/2 + 1, frames] → [frames, n_mels]
+    # as librosa.stft, but only the samples under the window are copied, and squares are added without complex numbers
+    edge = (config.n_fft - config.window) // 2
+    count = 1 + (len(wave) - config.n_fft) // config.hop
+    frames = sliding_window_view(wave[edge:], config.window)[:: config.hop][:count]  # [frames, window]
+    window = librosa.filters.get_window("hann", config.window).astype(np.float32)
+    spectrum = scipy.fft.rfft(frames * window, n=config.n_fft)  # [frames, n_fft/2 + 1]
+    power = spectrum.real**2 + spectrum.imag**2
+    out = (filters @ np.sqrt(power, out=power).T).T  # [frames, n_mels]
     return np.log(np.maximum(out, config.floor, out=out), out=out)
 
 

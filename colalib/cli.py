@@ -37,7 +37,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def fail(text: str, code: int) -> None:
     """Print one line to standard error and leave."""
-    print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
+    from colalib.runs import leads
+
+    if leads():  # of several processes one speaks
+        print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -73,7 +76,8 @@ def fetch(args) -> None:
         raise UserError(f"nothing fetched yet: if you accept the licence, add --licence {licence!r}")
     for folder in corpora.fetch(args.name, args.licence, args.data):
         print(folder)
-    print(f"next: python -m colalib prepare {args.name} --out stores/{args.name}")
+    where = f" --data {args.data}" if args.data else ""
+    print(f"next: python -m colalib prepare {args.name} --out stores/{args.name}{where}")
 
 
 def prepare(args) -> None:
@@ -318,6 +322,9 @@ def parser() -> argparse.ArgumentParser:
             "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute"
         )
 
+    def store(made, **how):
+        made.add_argument("store", help="folder that prepare wrote", **how)
+
     def task(made):
         made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
         made.add_argument("--fold", help="test fold, for corpora with folds (default: each in turn)")
@@ -351,7 +358,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores, or all of a cluster")
     made.add_argument(
-        "--backend", choices=["loky", "threading", "dask"], help="processes (default), threads, a cluster"
+        "--backend",
+        choices=["loky", "multiprocessing", "threading", "dask"],
+        help="of joblib: processes (default: loky), threads, a cluster",
     )
     made.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster")
     made.add_argument(
@@ -363,7 +372,7 @@ def parser() -> argparse.ArgumentParser:
     made = command(
         "pretrain", pretrain, "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)"
     )
-    made.add_argument("store", nargs="+")
+    store(made, nargs="+")
     training_options(made, PretrainConfig)
     made.add_argument("--devices", type=count, default=1, help="processes on this machine, one a GPU")
     made.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
@@ -379,28 +388,28 @@ def parser() -> argparse.ArgumentParser:
     made = command(
         "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
     )
-    made.add_argument("store")
+    store(made)
     made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder, or default")
     made.add_argument("--scratch", action="store_true", help="start from random weights")
     training_options(made, FinetuneConfig)
 
     made = command("evaluate", evaluate, "saved classifiers on the test clips, side by side")
-    made.add_argument("store")
-    made.add_argument("run", nargs="+")
-    made.add_argument("--out", type=file(".json"), metavar="FILE.json")
+    store(made)
+    made.add_argument("run", nargs="+", help="folder that finetune wrote")
+    made.add_argument("--out", type=file(".json"), metavar="FILE.json", help="table; the predictions lie beside it")
     accelerator(made)
 
     made = command("probe", probe, "linear probe of a frozen encoder, or of mel statistics")
-    made.add_argument("store")
+    store(made)
     encoder(made, ", or mel-stats")
     task(made)
-    made.add_argument("--out", type=file(".json"), metavar="FILE.json")
+    made.add_argument("--out", type=file(".json"), metavar="FILE.json", help="table; the predictions lie beside it")
     accelerator(made)
 
     made = command(
         "compare", compare, "mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table"
     )
-    made.add_argument("store")
+    store(made)
     runs = "run folder of a pre-trained encoder, or default; several that differ in their seed count as seeds of one"
     made.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
     made.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
@@ -422,7 +431,7 @@ def parser() -> argparse.ArgumentParser:
     made = command(
         "ablate", ablate, "the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning"
     )
-    made.add_argument("store")
+    store(made)
     made.add_argument("--epochs", type=positive, default=20, help="of every training: passes over the clips")
     made.add_argument("--seeds", type=count, default=3, help="trainings of each setting")
     made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
@@ -441,12 +450,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("source", help="folder of audio, or a store")
     encoder(made)
-    made.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz")
+    made.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz", help="file to write")
     accelerator(made)
 
     made = command("export", export, "an encoder as an ONNX file, checked against torch")
     made.add_argument("--encoder", required=True, metavar="ENC", help="a run folder, or default")
-    made.add_argument("--out", type=file(".onnx"), required=True, metavar="FILE.onnx")
+    made.add_argument("--out", type=file(".onnx"), required=True, metavar="FILE.onnx", help="file to write")
 
     made = command("bench", bench, "speed of training and preparing, as ratios to a reference in the same run")
     made.add_argument("--quick", action="store_true", help="shorter, noisier")

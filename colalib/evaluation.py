@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +35,7 @@ from colalib.corpora.table import AUDIO, Corpus, Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint
 from colalib.intervals import summary
-from colalib.models import Encoder, choose_device, in_threads
+from colalib.models import Encoder, choose_device, in_parts, in_threads
 from colalib.runs import Pretrained, load_encoder, load_trained
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
@@ -67,7 +68,7 @@ def embed(encoder: Encoder, clips: Clips, progress: bool = True, accelerator: st
     @torch.no_grad()
     def read(batch) -> np.ndarray:
         x, owner, numbers = batch
-        segments, owner = encoder.readout(x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
+        segments, owner = in_parts(encoder.readout, x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
         return np.stack([segments[owner == i].mean(axis=0) for i in range(len(numbers))])
 
     parts = []
@@ -279,7 +280,7 @@ def compare(
         for seed, run in enumerate(encoders):
             features, _ = frozen_features(store, run, progress=progress, keep=keep, accelerator=accelerator)
             parts.append(judge(store, features, name, label, divisions, seed, method))
-    seen = overlap(store, divisions, loaded)
+    seen = max(overlap(store, divisions, load_trained(e)) for e in encoders)
     seen_by = {"probe": seen, "kNN": seen}
     for k in filter(None, labels_per_class):
         for seed in range(seeds):
@@ -443,6 +444,8 @@ def embed_to_file(
     """`embed_audio` into an .npz: clip_id, embedding float32 [n, d], the table's columns as fixed-width text (no pickle)."""
     found = embed_audio(source, encoder, accelerator, **random)
     columns = {c: np.array(found.clips[c].tolist(), dtype=str) for c in found.clips}
-    with atomic(Path(out)) as file:
-        np.savez(file, embedding=found.vectors, **columns)
+    with atomic(Path(out)) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, values in {"embedding": found.vectors, **columns}.items():  # np.savez takes `file` for itself
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values, allow_pickle=False)
     return found

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from colalib.audio import MelConfig, log_mel
 from colalib.evaluation import HOP
+from colalib.models import in_parts
 from colalib.runs import load_trained
 from colalib.segments import FRAMES, cut
 
@@ -28,10 +29,9 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def forward(self, segments: np.ndarray) -> Tensor:
-        """Log-mel segments `[S, 98, M]` → `[S, d]` float32, 64 at a time."""
+        """Log-mel segments `[S, 98, M]` → `[S, d]` float32."""
         device = next(self.encoder.parameters()).device
-        parts = torch.from_numpy(segments).float().split(64)
-        return torch.cat([self.encoder.eval().readout(part.to(device)) for part in parts])
+        return in_parts(self.encoder.eval().readout, torch.from_numpy(segments).float().to(device))
 
 
 def load_model(model_file_path: str = "") -> Model:

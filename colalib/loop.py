@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
+import multiprocessing
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -34,6 +37,17 @@ from colalib.settings import check_limits
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
 CHECKPOINT_SECONDS = 10  # or seconds, if these pass first
 LOADERS = 4  # processes that draw batches while a GPU works
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all. Lightning's own are written to the system's folder for temporary files and
+    moved from there, which between two disks is a copy, and of that a kill may leave a half."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with atomic(Path(path)) as file:
+            file.write(content.getbuffer())
 
 
 class Schedule(Callback):
@@ -86,9 +100,10 @@ class Schedule(Callback):
         late = self.ended or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         self.share, late, ended = trainer.strategy.broadcast((self.done(step), late, self.ended))
         # beside the steps that are logged and validated (multiples of 5), so that a resumed run cuts none of these in two
-        if step % CHECKPOINT_STEPS == 2 and not torch.isfinite(outputs["loss"]):
+        save = step % CHECKPOINT_STEPS == 2 or (late and step % 5 == 2)
+        if (save or self.share >= 1) and not torch.isfinite(outputs["loss"]):
             raise UserError(f"the loss is no number any more at step {step}: start again with a lower --lr")
-        if step % CHECKPOINT_STEPS == 2 or (late and step % 5 == 2):
+        if save:
             trainer.save_checkpoint(self.out / "last.ckpt")
             self.saved = time.monotonic()
             if ended:
@@ -206,6 +221,7 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         logger=loggers,
         log_every_n_steps=5,
         enable_progress_bar=False,
@@ -213,7 +229,10 @@ def fit(
         default_root_dir=out,
     )
     steps_from = Steps(batch, lambda: trainer.global_step)
-    loader = DataLoader(steps_from, batch_size=None, pin_memory=cuda, num_workers=LOADERS if cuda else 0)
+    workers = (
+        LOADERS if cuda and multiprocessing.get_start_method() == "fork" else 0
+    )  # a spawned one could not be given these
+    loader = DataLoader(steps_from, batch_size=None, pin_memory=cuda, num_workers=workers)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, loader, valid, ckpt_path=last if first else None, weights_only=True)

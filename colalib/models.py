@@ -161,6 +161,11 @@ class _Branches(torch.autograd.Function):
         return None, None, None
 
 
+def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 64) -> Tensor:
+    """`function(x)`, `size` rows at a time: an hour has 7,000 segments."""
+    return torch.cat([function(part) for part in x.split(size)])
+
+
 def in_threads(function: Callable, items: Iterable) -> Iterator:
     """`map(function, items)`, two calls at a time where torch has two threads or more, each with half of them. Results come
     in order; only a few items are taken in advance. `function` sets its own grad mode."""

@@ -40,8 +40,10 @@ def triplet_loss(similarity: Tensor, margin: float = 0.5) -> Tensor:
 
 
 def ranks(similarity: Tensor) -> Tensor:
-    """Place of each anchor's positive among the batch [B, B] → [B]: 1 is best, B the worst, (B + 1)/2 chance."""
-    return 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+    """Place of each anchor's positive among the batch [B, B] → [B]: 1 is best, B the worst, (B + 1)/2 chance. What is no number
+    comes last."""
+    better = ~(similarity <= similarity.diagonal()[:, None])
+    return (1 + better.sum(dim=1)).clamp(max=len(similarity))
 
 
 class Bilinear(nn.Module):

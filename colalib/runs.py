@@ -44,9 +44,12 @@ def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     """
     if not leads():
         return (out / "encoder.safetensors").exists()
+    for left in out.glob(".*.part"):  # by a kill
+        left.unlink(missing_ok=True)
     if not (out / "config.json").exists():
-        begun = ("clips.txt", *(p.name for p in out.glob(".*.part")))  # all that a kill may leave before config.json
-        if out.exists() and any(p.name not in begun for p in out.iterdir()):
+        if out.exists() and any(
+            p.name != "clips.txt" for p in out.iterdir()
+        ):  # all that a kill may leave before config.json
             raise UserError(f"{out} is not a run and not empty: choose another --out")
         return False
     if not resume:

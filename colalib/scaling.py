@@ -17,6 +17,7 @@ from colalib.models import choose_device
 from colalib.training import Cola, PretrainConfig
 
 # clips and seconds a clip (FMA: arXiv 1612.01840, table 2)
+MP3 = 93 * 2**30 / (106_574 * 30)  # bytes a second of FMA-large's files (its archive's size, data/README.md)
 CORPORA = {"fma_small": (8_000, 30.0), "fma_medium": (25_000, 30.0), "fma_large": (106_574, 30.0)}
 
 
@@ -78,6 +79,7 @@ def cost(
     share = 2 * batch / devices  # segments of one device
     rate = constants.pairs_per_s * speed * devices / (4 / 3 if chunk else 1)
     return {
+        "audio as MP3 (GB)": clips * seconds * MP3 / 1e9,
         "store (GB)": clips * frames * config.n_mels * 2 / 1e9,
         "preparing (h)": clips * seconds * constants.prepare_s / cores / 3600,
         "steps": epochs * (clips // batch),

@@ -96,7 +96,7 @@ class Clips:
         self.ids = np.array([store.ids[row] for store, row in self.where])
         self.groups = np.array(
             [
-                f"{store.name}/{group}"
+                f"{store.whole}/{group}"
                 for store, chosen in zip(stores, rows)
                 for group in store.clips["group"].values[chosen]
             ]
@@ -188,6 +188,16 @@ def clip_batches(clips: Clips, hop: int = FRAMES, segments: int = 64) -> Iterato
             owner = np.repeat(np.arange(len(held)), [len(h) for h in held])
             yield torch.from_numpy(np.concatenate(held)), torch.from_numpy(owner), np.array(numbers)
             held, numbers, size = [], [], 0
+
+
+class Again(IterableDataset):
+    """Batches that are made anew each time they are gone through: only one is in memory."""
+
+    def __init__(self, batches: Callable[[], Iterator]):
+        self.batches = batches
+
+    def __iter__(self):
+        return self.batches()
 
 
 class Steps(IterableDataset):

@@ -16,6 +16,7 @@ import importlib.metadata
 import io
 import os
 import threading
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ from tqdm.auto import tqdm
 
 from colalib import audio
 from colalib.audio import MelConfig
-from colalib.corpora.table import Corpus
+from colalib.corpora.table import PART_OF, Corpus
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint, locked, read_json, write_json
 
@@ -48,7 +49,7 @@ def build(
 
     Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip is usable.
     """
-    out = Path(out)
+    out = Path(os.path.abspath(out))  # the machines of a cluster may stand in other folders
     if corpus.clips.empty:
         raise UserError(f"{corpus.root}: no clips there that belong to {corpus.name}")
     if jobs == 0:
@@ -73,6 +74,8 @@ def build(
     with locked(out):
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)
+        for left in [*out.glob("rows-*.csv"), *out.glob(".*.part")]:
+            left.unlink(missing_ok=True)
     return MelStore(out)
 
 
@@ -80,12 +83,15 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     n = len(corpus.clips)
     size = max(16, -(-n // 1000))  # clips a shard: small enough to share the work, few enough files
     shards = range(0, n, size)
-    paths = [corpus.root / path for path in corpus.clips["path"]]
+    root = Path(os.path.abspath(corpus.root))
+    paths = [root / path for path in corpus.clips["path"]]
     todo = [s for s in range(len(shards)) if len(_rows(out, s)) != min(size, n - shards[s])]
     workers = min(joblib.effective_n_jobs(jobs), max(len(todo), 1))
-    work = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-        joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo
-    )
+    try:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    except ValueError:  # a backend that gives all results at the end
+        parallel = joblib.Parallel(n_jobs=workers)
+    work = (joblib.delayed(_write_shard)(paths[shards[s] : shards[s] + size], out, s, config) for s in todo)
     with tqdm(
         total=n,
         initial=n - sum(min(size, n - shards[s]) for s in todo),
@@ -93,9 +99,19 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
         unit="clip",
         disable=not progress,
     ) as bar:
-        for done in work:
-            bar.update(done)
-    rows = pd.concat([_rows(out, s) for s in range(len(shards))], ignore_index=True)
+        try:
+            for done in parallel(work):
+                bar.update(done)
+        except Exception as error:
+            if isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker":  # of Dask
+                raise UserError(
+                    "a process was ended from outside (out of memory?), or by a file: call again, perhaps with fewer --jobs"
+                ) from None
+            raise
+    parts = [_rows(out, s) for s in range(len(shards))]
+    if any(part.empty for part in parts):
+        raise UserError(f"parts of the store were not written to {out}: do all machines see that folder? call again")
+    rows = pd.concat(parts, ignore_index=True)
     usable = (rows["reason"] == "").values
     quarantine = pd.DataFrame({"path": corpus.clips["path"][~usable].values, "reason": rows["reason"][~usable].values})
     quarantine = pd.concat([quarantine, corpus.excluded], ignore_index=True)
@@ -109,8 +125,6 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
     with atomic(out / "clips.csv", "w") as file:
         clips.to_csv(file, index=False)
-    for left in [*(_rows_file(out, s) for s in range(len(shards))), *out.glob(".*.part")]:
-        left.unlink(missing_ok=True)
 
 
 def _rows_file(out: Path, shard: int) -> Path:
@@ -211,7 +225,8 @@ class MelStore:
             self.mel = MelConfig(**config["mel"])
             self.clips = pd.read_csv(self.path / "clips.csv", dtype=str, keep_default_na=False).astype(numbers)
             self.quarantine = pd.read_csv(self.path / "quarantine.csv", dtype=str, keep_default_na=False)
-            self.ids = np.array([f"{self.name}/{clip}" for clip in self.clips["clip_id"]])  # corpus and clip
+            self.whole = PART_OF.get(self.name, self.name)
+            self.ids = np.array([f"{self.whole}/{clip}" for clip in self.clips["clip_id"]])  # corpus and clip
             self._where = self.clips[["shard", "start", "frames"]].values
             self.clips.iloc[0]  # there is one
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:

@@ -7,6 +7,7 @@ disk is a run folder (`runs`), which `evaluation` reads.
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint, locked, read_json
 from colalib.loop import check_settings, fit
-from colalib.models import Encoder
+from colalib.models import Encoder, in_parts
 from colalib.objectives import OBJECTIVES, gathered, ranks
 from colalib.runs import Pretrained, describe_run, leads, load_trained, open_run, read_checkpoint, save_encoder
 from colalib.segments import Clips
@@ -96,7 +97,7 @@ class AudioClassifier(lightning.LightningModule):
 
     def clip_logits(self, x: Tensor, owner: Tensor) -> Tensor:
         """Segments [S, T, M] and the clip of each [S] → mean logits of each clip [n, classes]."""
-        logits = self(x)
+        logits = in_parts(self, x)
         n = int(owner.max()) + 1
         total = logits.new_zeros(n, logits.shape[1]).index_add_(0, owner, logits)
         return total / torch.bincount(owner, minlength=n)[:, None]
@@ -150,7 +151,14 @@ def pretrain(
     takes the statistics of the part, and the running statistics that are kept are those of the leading process.
     """
     out, trainer = Path(out), trainer or {}
-    processes = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+    processes, nodes = trainer.get("devices", 1) * trainer.get("num_nodes", 1), trainer.get("num_nodes", 1)
+    started = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS")  # by torchrun, srun
+    if started and int(started) != processes:
+        raise UserError(
+            f"{started} processes were started, but --devices times --nodes are {processes}: make them agree"
+        )
+    if nodes > 1 and not started:
+        raise UserError(f"{nodes} machines need a launcher that starts a process for each device: torchrun or srun")
     clips = pretraining_clips([open_store(store) for store in stores])
     check_settings(config, accelerator)
     if processes > 1 and (config.batch_size % processes or config.batch_size < 2 * processes):
@@ -279,8 +287,12 @@ def few_labels(labels: np.ndarray, train: np.ndarray, per_class: int | None, see
 
 def judged(clips: Clips, target: np.ndarray, rows: np.ndarray) -> DataLoader:
     """Whole clips in batches for validation and test: (segments [S, T, M], clip of each [S], classes [n])."""
-    batches = segments.clip_batches(clips.take(rows))
-    return DataLoader([(x, owner, torch.from_numpy(target[rows][n])) for x, owner, n in batches], batch_size=None)
+
+    def batches():
+        for x, owner, n in segments.clip_batches(clips.take(rows)):
+            yield x, owner, torch.from_numpy(target[rows][n])
+
+    return DataLoader(segments.Again(batches), batch_size=None)
 
 
 @torch.no_grad()

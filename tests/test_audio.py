@@ -1,5 +1,6 @@
 """Decoding and log-mel against librosa, and what is refused."""
 
+import errno
 import tracemalloc
 
 import librosa
@@ -131,3 +132,21 @@ def test_memory_does_not_grow_with_a_clip(tmp_path):
     path = tmp_path / "1.wav"
     streamed = np.concatenate(list(audio.log_mel_stream(audio.stream(path))))
     assert np.array_equal(streamed, audio.log_mel(audio.load_audio(path)))
+
+
+def test_errors_of_the_machine_are_not_the_file_s(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(audio.soundfile, "SoundFile", full)
+    with pytest.raises(OSError, match="Too many"):
+        audio.load_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("rate", [1, 2_000_000_000])
+def test_sample_rates_that_cannot_be(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.full(100, 0.1), rate)
+    with pytest.raises(audio.Unusable, match=f"sample rate of {rate} Hz"):
+        audio.load_audio(tmp_path / "a.wav")

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from colalib import audio, corpora, evaluation, intervals, objectives, runs, store, training
-from colalib.corpora.table import Split
+from colalib.corpora.table import Corpus, Split
 from colalib.errors import UserError
 from colalib.models import Encoder
 from colalib.segments import Clips, pair_batch
@@ -286,6 +286,28 @@ def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
         with np.load(tmp_path / "e.npz", allow_pickle=False) as made:
             assert made["embedding"].shape == (96, 3328) and made["clip_id"].dtype.kind == "U"
             assert list(made["label"]) == list(mel_store.clips["label"])
+
+
+def test_a_part_of_a_corpus_has_the_ids_of_the_whole(folder, tmp_path):
+    corpus = corpora.load(folder)
+    whole, part = (
+        store.build(Corpus(name, folder, corpus.clips), tmp_path / name, jobs=1, progress=False)
+        for name in ("esc50", "esc10")
+    )
+    assert list(whole.ids) == list(part.ids)
+    with pytest.raises(UserError, match="comes twice"):
+        training.pretrain([whole, part], tmp_path / "run", PretrainConfig(steps=2), progress=False)
+
+
+def test_a_long_clip_is_embedded_in_parts(clips, monkeypatch):
+    sizes, encoder = [], Encoder().eval()
+    whole = evaluation.embed(encoder, clips.take([0]), progress=False)
+    frames = np.concatenate([clips.frames(0)] * 40)  # 80 s
+    monkeypatch.setattr(Clips, "frames", lambda self, i: frames)
+    usual = encoder.readout
+    monkeypatch.setattr(encoder, "readout", lambda x: (sizes.append(len(x)), usual(x))[1])
+    assert evaluation.embed(encoder, clips.take([0]), progress=False).shape == whole.shape
+    assert max(sizes) == 64 and sum(sizes) > 150
 
 
 def test_the_default_encoder_is_what_its_card_says():

@@ -9,11 +9,13 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -165,12 +167,36 @@ def test_malformed_indexes(folder, tmp_path, trial, capsys):
 # ------------------------------------------------------------------------------------------------ kills
 
 
-def killed(words, after, env=None):
+def one_thread():
+    """Variables for a run that can be compared bit for bit. Temporary files lie on another disk, where there is one."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"} | ({"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {})
+
+
+def in_peace(words):
+    """Run a command to its end; the seconds it took."""
+    begun = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True, env=one_thread())
+    return time.monotonic() - begun
+
+
+def kills(words, seconds, rng, out):
+    """Kill a command that takes so many seconds, at a random moment, once at least and then while chance will have it."""
+    count = 0
+    while True:
+        hit = killed(words, rng.uniform(0.1, 0.9) * seconds)
+        count += hit
+        if count and (not hit or rng.random() < 0.5):
+            print(f"killed {count} times at work")
+            return
+        if not hit:  # it was faster this time: from the beginning
+            shutil.rmtree(out)
+
+
+def killed(words, after):
     """Run a command in a session of its own, and kill all of that after so many seconds; whether it was still at work."""
     process = subprocess.Popen(
-        words, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        words, env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -180,12 +206,16 @@ def killed(words, after, env=None):
     return False
 
 
+@pytest.fixture(scope="module")
+def seconds_to_prepare(folder, tmp_path_factory):
+    return in_peace(command("prepare", folder, "--out", tmp_path_factory.mktemp("peace") / "s", "--jobs", "2"))
+
+
 @pytest.mark.parametrize("trial", range(KILLS))
-def test_kills_while_preparing(folder, mel_store, tmp_path, trial):
-    words, rng = command("prepare", folder, "--out", tmp_path / "s", "--jobs", "2"), random.Random(trial)
-    while killed(words, rng.uniform(0.3, 9)) and rng.random() < 0.5:
-        pass
-    subprocess.run(words, check=True, capture_output=True)
+def test_kills_while_preparing(folder, mel_store, seconds_to_prepare, tmp_path, trial):
+    words = command("prepare", folder, "--out", tmp_path / "s", "--jobs", "2")
+    kills(words, seconds_to_prepare, random.Random(trial), tmp_path / "s")
+    in_peace(words)
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == {
         p.name: p.read_bytes() for p in mel_store.path.iterdir()
     }
@@ -193,27 +223,23 @@ def test_kills_while_preparing(folder, mel_store, tmp_path, trial):
 
 @pytest.fixture(scope="module")
 def in_one_go(mel_store, tmp_path_factory):
+    """A run that nobody disturbed, and the seconds it took."""
     out = tmp_path_factory.mktemp("go") / "run"
-    subprocess.run(training_words(mel_store, out), check=True, capture_output=True, env=one_thread())
-    return out
+    return out, in_peace(training_words(mel_store, out))
 
 
 def training_words(mel_store, out):
     return command("pretrain", mel_store.path, "--out", out, "--steps", 70, "--batch-size", 8, "--resume")
 
 
-def one_thread():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.parametrize("trial", range(KILLS))
 def test_kills_while_training(mel_store, in_one_go, tmp_path, trial):
-    words, rng = training_words(mel_store, tmp_path / "run"), random.Random(trial)
-    while killed(words, rng.uniform(2, 25)) and rng.random() < 0.5:
-        pass
-    subprocess.run(words, check=True, capture_output=True, env=one_thread())
-    ours, theirs = (load_file(run / "encoder.safetensors") for run in (tmp_path / "run", in_one_go))
+    words, (undisturbed, seconds) = training_words(mel_store, tmp_path / "run"), in_one_go
+    kills(words, seconds, random.Random(trial), tmp_path / "run")
+    in_peace(words)
+    ours, theirs = (load_file(run / "encoder.safetensors") for run in (tmp_path / "run", undisturbed))
     assert all(np.array_equal(ours[k], theirs[k]) for k in ours)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in undisturbed.iterdir()}
 
 
 class Slow(http.server.BaseHTTPRequestHandler):
@@ -266,10 +292,9 @@ def test_kills_while_fetching(tmp_path, trial):
     checksum = "sha256:" + hashlib.sha256(content).hexdigest()
     words = [sys.executable, "-c", FETCH, url, checksum, str(len(content)), str(data)]
     try:
-        while killed(words, rng.uniform(0.5, 5)) and rng.random() < 0.7:
-            pass
+        kills(words, 4, rng, data / "made")
         assert not (data / "made").exists() or len(list((data / "made").iterdir())) == 400, "whole or not there"
-        subprocess.run(words, check=True, capture_output=True)
+        in_peace(words)
     finally:
         server.shutdown()
         server.server_close()

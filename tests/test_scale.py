@@ -91,6 +91,18 @@ def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("started", "asked", "says"),
+    [("2", {"devices": 1}, "2 processes were started"), (None, {"devices": 1, "num_nodes": 2}, "torchrun or srun")],
+)
+def test_processes_that_do_not_agree(mel_store, tmp_path, monkeypatch, started, asked, says):
+    if started:
+        monkeypatch.setenv("WORLD_SIZE", started)
+    with pytest.raises(UserError, match=says):
+        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=2), trainer=asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_share_a_batch(mel_store):
     clips = Clips([mel_store], [np.arange(len(mel_store))])
     drawn = [segments.shuffled(len(clips), 12, 3, 0)[k::3] for k in range(3)]
@@ -254,7 +266,7 @@ def test_a_cost_is_plain_arithmetic():
     one = scaling.Constants("b0", "cpu", pairs_per_s=50, weights_mb=80, segment_mb=10, prepare_s=0.002)
     found = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5)
     assert found == pytest.approx({
-        "store (GB)": 10_000 * 3001 * 128 / 1e9, "preparing (h)": 10_000 * 30 * 0.002 / 4 / 3600, "steps": 100,
+        "audio as MP3 (GB)": 10_000 * 30 * scaling.MP3 / 1e9, "store (GB)": 10_000 * 3001 * 128 / 1e9, "preparing (h)": 10_000 * 30 * 0.002 / 4 / 3600, "steps": 100,
         "pre-training (h)": 10 * 10_000 / (50 * 5 * 2) / 3600, "memory of a device (GB)": (80 + 1000 * 10) / 1000,
     })  # fmt: skip
     chunked = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5, chunk=100)

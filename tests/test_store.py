@@ -120,6 +120,27 @@ def slow_audio(tmp_path):
     return tmp_path / "slow"
 
 
+@pytest.mark.parametrize("name", ["multiprocessing", "threading"])
+def test_other_backends_of_joblib(folder, mel_store, tmp_path, name):
+    with store.backend(name):
+        made = store.build(corpora.load(folder), tmp_path / "s", jobs=2, progress=False)
+    assert all(p.read_bytes() == (mel_store.path / p.name).read_bytes() for p in made.path.iterdir())
+
+
+def test_a_process_that_is_ended_from_outside(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_write_shard", lambda *args: os._exit(9))
+    with pytest.raises(UserError, match="ended from outside"):
+        store.build(corpora.load(folder), tmp_path / "s", jobs=2, progress=False)
+
+
+def test_what_a_kill_left_goes(folder, tmp_path):
+    made = store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)
+    before = {p.name for p in made.path.iterdir()}
+    (made.path / "rows-00000.csv").write_text("shard\n"), (made.path / ".clips.csv.7.part").write_text("")
+    store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)
+    assert {p.name for p in made.path.iterdir()} == before
+
+
 def test_full_disk(folder, tmp_path):
     """On a full disk prepare says so in one line; with room again the same call completes."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

@@ -50,7 +50,7 @@ def test_run_folder_of_pretraining(pretrained, mel_store):
     config = json.loads((pretrained / "config.json").read_text())
     assert config["config"]["batch_size"] == 24 and config["mel"]["n_mels"] == 64 and config["cpu_recipe"]
     last = torch.load(pretrained / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 52
+    assert last["global_step"] == 60
 
 
 def test_pretraining_learns_to_find_the_positive(pretrained):
@@ -228,6 +228,12 @@ def test_settings_that_cannot_be_used(mel_store, tmp_path, config):
     with pytest.raises(UserError):
         training.pretrain([mel_store], tmp_path / "run", config, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_diverges_is_no_success(mel_store, tmp_path):
+    with pytest.raises(UserError, match="no number any more"):
+        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=8, lr=1e9, batch_size=8), progress=False)
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
 
 def test_full_disk_during_training(mel_store, tmp_path):

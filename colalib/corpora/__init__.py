@@ -71,6 +71,8 @@ def fetch(name: str, licence: str, data: str | Path | None = None, progress: boo
     archives = [download.ARCHIVES[part] for part in PARTS[name]]
     if licence != archives[0].licence:
         raise UserError(f"{name} comes under another licence: {archives[0].licence}: name that one if you accept it")
+    data_folder(data).mkdir(parents=True, exist_ok=True)
+    download.check_room(data_folder(data), archives)
     return [download.fetch(archive, data_folder(data), progress) for archive in archives]
 
 

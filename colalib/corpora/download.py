@@ -118,21 +118,18 @@ def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
     small, the server does not answer, the checksum is wrong or the archive is not safe.
     """
     target, name = data / archive.folder, archive.folder.replace("/", "-")
-    if target.is_dir():
-        return target
-    if target.exists():
+    if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file, where the corpus' folder should be: move it away")
+    if target.is_dir() and not (data / f".{name}.fetching").exists():
+        return target
     with locked(data / name):
-        if target.is_dir():  # another process was here
-            return target
         work = data / f".{name}.fetching"
+        shutil.rmtree(work / f".{target.name}.unpacking", ignore_errors=True)  # of a call that was killed
+        if target.is_dir():  # another process was here, or was killed before it had cleaned up
+            shutil.rmtree(work, ignore_errors=True)
+            return target
         packed, part = work / archive.url.rsplit("/", 1)[1], work / "part"
-        have = next((p.stat().st_size for p in (packed, part) if p.exists()), 0)
-        need, free = archive.packed + archive.unpacked - have, shutil.disk_usage(data).free
-        if free < need:
-            raise UserError(
-                f"{data}: {free / GB:.1f} GB are free, {archive.url} needs {need / GB:.1f} GB: make room, or use --data"
-            )
+        check_room(data, [archive])
         try:
             pooch.retrieve(
                 archive.url, archive.checksum, packed.name, work, downloader=Resuming(part, archive.packed, progress)
@@ -148,6 +145,21 @@ def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
         unpack(packed, target, archive.inside, archive.unpacked, progress)
         shutil.rmtree(work)
     return target
+
+
+def check_room(data: Path, archives: list[Archive]) -> None:
+    """Raises `UserError` where the disk is too small for those of `archives` that are not there yet, packed and unpacked."""
+    need, wanted = 0, [a for a in archives if not (data / a.folder).is_dir()]
+    for archive in wanted:
+        work = data / f".{archive.folder.replace('/', '-')}.fetching"
+        have = (p.stat().st_size for p in (work / archive.url.rsplit("/", 1)[1], work / "part") if p.exists())
+        need += archive.packed + archive.unpacked - next(have, 0)
+    free = shutil.disk_usage(data).free
+    if free < need:
+        what = " and ".join(archive.url for archive in wanted)
+        raise UserError(
+            f"{data}: {free / GB:.1f} GB are free, {what} needs {need / GB:.1f} GB: make room, or use --data"
+        )
 
 
 def _reason(error: requests.RequestException) -> str:

@@ -96,6 +96,6 @@ def nsynth(root: Path) -> Corpus:
 def _needed(path: Path) -> Path:
     if not path.exists():
         raise UserError(
-            f"{path} not found: the corpus is not whole: remove its folder and fetch it again, or unpack it there"
+            f"{path} not found: the corpus is not whole: fetch it again (what is missing, or after removing its folder)"
         )
     return path

@@ -15,6 +15,7 @@ AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au
 NAMED = ("train", "valid", "test")
 COLUMNS = ("clip_id", "path", "label", "group", "split")
 RESERVED = {"shard", "start", "frames", "embedding"}  # columns of stores and of embeddings
+PART_OF = {"esc10": "esc50", "fma_small": "fma_large", "fma_medium": "fma_large"}  # the same clips under the same ids
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # control characters, bytes that are no text
 
 
@@ -122,10 +123,8 @@ def splits(clips: pd.DataFrame, label: str = "label", fold: str | None = None, f
     `fold` picks one. `folds` = n makes n new grouped, stratified folds instead of the table's own. Without a `valid` split
     an eighth of the training groups serves as one. Raises `UserError` where a side would be empty.
     """
-    if label not in clips:
-        raise UserError(
-            f"no column {label!r}: there are {', '.join(c for c in clips.columns if c not in ('shard', 'start', 'frames'))}"
-        )
+    if label not in clips or label in RESERVED:
+        raise UserError(f"no column {label!r}: there are {', '.join(c for c in clips.columns if c not in RESERVED)}")
     has = clips[label] != ""
     if clips[label][has].nunique() < 2:
         raise UserError(f"column {label!r} has fewer than two classes: name another with --label")

@@ -248,7 +248,7 @@ widgets.calculator(measured)
 # python -m colalib pretrain stores/fma_large --out runs/fma --arch b0 --batch-size 1024 --lr 1e-3 --epochs 100
 # ```
 #
-# While FMA-large is unpacked it lies on the disk twice: 200 GB must be free, and then 41 for the store. `make
+# While FMA-large is unpacked it lies on the disk twice: 210 GB must be free, and then 41 for the store. `make
 # fma-large DATA=...` does all of that and the comparison below. On **eight GPUs** of one machine, and on two such
 # machines under Slurm:
 #
@@ -260,13 +260,13 @@ widgets.calculator(measured)
 # #!/bin/bash
 # #SBATCH --nodes=2 --ntasks-per-node=8 --gpus-per-node=8
 # #SBATCH --signal=TERM@120 --requeue
-# srun python -m colalib pretrain stores/fma_large --out runs/fma --arch b0 --batch-size 4096 --lr 4e-3 --epochs 100 \
-#     --devices 8 --nodes 2 --resume
+# srun --kill-on-bad-exit=1 python -m colalib pretrain stores/fma_large --out runs/fma --arch b0 --batch-size 4096 \
+#     --lr 4e-3 --epochs 100 --devices 8 --nodes 2 --resume || { [ $? -eq 130 ] && scontrol requeue "$SLURM_JOB_ID"; }
 # ```
 #
-# Before Slurm takes a machine away it sends SIGTERM, here two minutes ahead: a checkpoint is written, and
-# `--resume` goes on from there, by steps or passes to the same weights. Otherwise one is written every 50 steps or 10
-# minutes.
+# Two minutes before the job's time is up Slurm sends SIGTERM: a checkpoint is written, the command ends with 130, and the
+# job goes back into the queue, where `--resume` goes on, by steps or passes to the same weights. Otherwise one is
+# written every 50 steps or 10 seconds. (We have had no Slurm to try the script on; the signal and two processes, we have.)
 #
 # | may change with size | must not change |
 # |---|---|
