@@ -35,7 +35,7 @@ from colalib.corpora.table import AUDIO, Corpus, Split, splits
 from colalib.errors import UserError
 from colalib.files import atomic, fingerprint
 from colalib.intervals import summary
-from colalib.models import Encoder, choose_device, in_parts, in_threads
+from colalib.models import Encoder, choose_device, in_parts, in_threads, whole_clip
 from colalib.runs import Pretrained, load_encoder, load_trained
 from colalib.segments import FRAMES, Clips, clip_batches
 from colalib.store import MelStore, build
@@ -43,7 +43,7 @@ from colalib.training import FinetuneConfig, open_store, prediction_table
 
 HOP = FRAMES // 2  # overlapping segments for embeddings
 # what `embed` computes: part of the key of kept features, so that these go when it changes
-READOUT = "mean over segments of every block in four ranges of bands"
+READOUT = "mean and standard deviation of every block in four ranges of bands, over the whole clip"
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression, chosen on the validation side
 TEMPERATURES = np.geomspace(
     0.05, 20, 41
@@ -61,15 +61,15 @@ ABLATION = {  # what differs from the defaults of PretrainConfig
 
 
 def embed(encoder: Encoder, clips: Clips, progress: bool = True, accelerator: str = "auto") -> np.ndarray:
-    """Clip embeddings, float32 [n, d]: the mean of `Encoder.readout` over a clip's segments (98 frames every 49)."""
+    """Clip embeddings, float32 [n, d]: `Encoder.readout` of a clip's segments (98 frames every 49), joined by `whole_clip`."""
     device, home = choose_device(accelerator), next(encoder.parameters()).device
     encoder = encoder.eval().to(device)
 
     @torch.no_grad()
     def read(batch) -> np.ndarray:
         x, owner, numbers = batch
-        segments, owner = in_parts(encoder.readout, x.to(device)).cpu().numpy(), owner.numpy()  # [S, d]
-        return np.stack([segments[owner == i].mean(axis=0) for i in range(len(numbers))])
+        segments = in_parts(encoder.readout, x.to(device)).cpu()  # [S, d]
+        return np.stack([whole_clip(segments[owner == i]).numpy() for i in range(len(numbers))])
 
     parts = []
     with tqdm(total=len(clips), desc="embed", unit="clip", disable=not progress) as bar:

@@ -39,8 +39,8 @@ class Outputs(nn.Module):
 
 def to_onnx(encoder: str | Path, out: Path | str) -> float:
     """Write the encoder of a run folder (or `default`) to the ONNX file `out`, and run it: returns the largest difference
-    from torch, as a share of the largest value. Input `segments` [S, 98, M] float32; outputs `readout` [S, d], whose mean
-    over a clip's segments is its embedding, and `h` [S, dim]. Raises `UserError` if a package is missing or the difference
+    from torch, as a share of the largest value. Input `segments` [S, 98, M] float32; outputs `readout` [S, d], of which
+    `models.whole_clip` makes a clip's embedding, and `h` [S, dim]. Raises `UserError` if a package is missing or the difference
     is above 1e-3, and then leaves no file."""
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from colalib.audio import MelConfig, log_mel
 from colalib.evaluation import HOP
-from colalib.models import in_parts
+from colalib.models import in_parts, whole_clip
 from colalib.runs import load_trained
 from colalib.segments import FRAMES, cut
 
@@ -40,10 +40,10 @@ def load_model(model_file_path: str = "") -> Model:
 
 
 def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
-    """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → clip embeddings `[n, d]` float32, the mean over segments
-    of 98 frames every 49, as `evaluation.embed` gives them. Raises `ValueError` for another shape."""
+    """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → clip embeddings `[n, d]` float32 over segments of
+    98 frames every 49, as `evaluation.embed` gives them. Raises `ValueError` for another shape."""
     return torch.stack(
-        [model(cut(log_mel(wave, model.mel), HOP, silence=model.mel.silence)).mean(dim=0) for wave in _waves(audio)]
+        [whole_clip(model(cut(log_mel(wave, model.mel), HOP, silence=model.mel.silence))) for wave in _waves(audio)]
     )
 
 

@@ -117,21 +117,23 @@ class Encoder(nn.Module):
                 norm.momentum = usual
 
     def readout(self, x: Tensor) -> Tensor:
-        """`[B, T, M]` → `[B, d]` float32, for frozen use: mean and standard deviation over time of each block's output, in
-        four ranges of bands (two where a map has two). d is 3328 for `b0-small`, 10,112 for `b0`.
+        """`[B, T, M]` → `[B, d]` float32, for frozen use: means over time of each block's output, in four ranges of bands (two
+        where a map has two), then the standard deviations. d is 3328 for `b0-small`, 10,112 for `b0`. `whole_clip` joins the
+        segments of a clip.
 
         The last layer is made for the task of pre-training; the earlier ones keep more of what other tasks need, and
         where in the spectrum it is.
         """
         *maps, _ = self.feature_maps(x)
-        read = []
+        means, spreads = [], []
         for m in maps:
             bands = m.float().tensor_split(min(m.shape[2], 4), dim=2)  # from low to high
             ranges = torch.stack([b.mean(dim=2) for b in bands], dim=3)  # [B, H, C, 4]
             mean = ranges.mean(dim=1, keepdim=True)
             # by hand, as torch.std is several times slower along this axis
-            read += [mean.flatten(1), (ranges - mean).square().mean(dim=1).sqrt().flatten(1)]
-        return torch.cat(read, dim=1)
+            means.append(mean.flatten(1))
+            spreads.append((ranges - mean).square().mean(dim=1).sqrt().flatten(1))
+        return torch.cat(means + spreads, dim=1)
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
         """`[B, T, M]` → the output of every block, then of the head: `[B, H, W, C]`, H ~ time and W ~ mel bands."""
@@ -159,6 +161,13 @@ class _Branches(torch.autograd.Function):
         # adds to the weights' gradients itself; a sum of two does not depend on which comes first
         list(in_threads(lambda branch: branch[0].backward(branch[1]), zip(ctx.outputs, grads)))
         return None, None, None
+
+
+def whole_clip(readouts: Tensor) -> Tensor:
+    """`Encoder.readout` of a clip's segments `[S, d]` → its embedding `[d]`: means and standard deviations over the time of all
+    of them. (The variance of the whole is the mean of the variances plus the variance of the means.)"""
+    mean, spread = readouts.chunk(2, dim=1)
+    return torch.cat([mean.mean(dim=0), (spread.square().mean(dim=0) + mean.var(dim=0, correction=0)).sqrt()])
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 64) -> Tensor:

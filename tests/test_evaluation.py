@@ -43,13 +43,13 @@ def test_embedding_by_hand(clips, mel_store):
     frames = mel_store.frames(7).astype(np.float32)
     with torch.no_grad():
         *maps, _ = encoder.feature_maps(torch.from_numpy(np.stack([frames[s : s + 98] for s in (0, 49, 98)])))
-    read = []
+    means, spreads = [], []
     for m in maps:  # [3, time, bands, channels]
         ranges = np.stack([part.mean(axis=2) for part in np.split(m.numpy(), min(m.shape[2], 4), axis=2)], axis=3)
-        read += [f.reshape(3, -1) for f in (ranges.mean(axis=1), ranges.std(axis=1))]  # [3, channels × ranges]
-    read = np.concatenate(read, axis=1)
+        means.append(ranges.mean(axis=(0, 1)).ravel())  # [channels × ranges]
+        spreads.append(ranges.std(axis=(0, 1)).ravel())
     assert x.shape == (96, 3328) and x.dtype == np.float32
-    assert np.allclose(x[7], read.mean(axis=0), rtol=1e-3, atol=1e-4)
+    assert np.allclose(x[7], np.concatenate(means + spreads), rtol=1e-3, atol=1e-4)
 
 
 def test_calibration_gives_batchnorm_the_data(clips):

@@ -266,7 +266,8 @@ def test_a_cost_is_plain_arithmetic():
     one = scaling.Constants("b0", "cpu", pairs_per_s=50, weights_mb=80, segment_mb=10, prepare_s=0.002)
     found = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5)
     assert found == pytest.approx({
-        "audio as MP3 (GB)": 10_000 * 30 * scaling.MP3 / 1e9, "store (GB)": 10_000 * 3001 * 128 / 1e9, "preparing (h)": 10_000 * 30 * 0.002 / 4 / 3600, "steps": 100,
+        "audio as MP3 (GB)": 10_000 * 30 * scaling.MP3 / 1e9,
+        "store (GB)": 10_000 * 3001 * 128 / 1e9, "preparing (h)": 10_000 * 30 * 0.002 / 4 / 3600, "steps": 100,
         "pre-training (h)": 10 * 10_000 / (50 * 5 * 2) / 3600, "memory of a device (GB)": (80 + 1000 * 10) / 1000,
     })  # fmt: skip
     chunked = scaling.cost(one, 10_000, 30, epochs=10, batch=1000, devices=2, cores=4, speed=5, chunk=100)

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from colalib import audio, course, evaluation, plots, segments
 from colalib.corpora import Corpus
 from colalib.files import atomic, fingerprint
-from colalib.models import Encoder, in_parts
+from colalib.models import Encoder, in_parts, whole_clip
 from colalib.store import MelStore
 from colalib.widgets import parts
 
@@ -124,7 +124,7 @@ def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[
         raise ValueError("this space has no encoder to embed a recording with")
     x = torch.from_numpy(segments.cut(audio.log_mel(wave, store.mel), evaluation.HOP, silence=store.mel.silence))
     with torch.no_grad():
-        embedding = in_parts(space.encoder.eval().readout, x).mean(dim=0).numpy()[None]
+        embedding = whole_clip(in_parts(space.encoder.eval().readout, x)).numpy()[None]
     scaler = StandardScaler().fit(space.features)
     new, all_ = scaler.transform(embedding), scaler.transform(space.features)
     similarity = all_ @ new[0] / (np.linalg.norm(all_, axis=1) * np.linalg.norm(new) + 1e-9)

@@ -62,8 +62,8 @@ kept = {"keep": folder / "features", "progress": False}  # embeddings are comput
 # ## 1 Frozen: what does the encoder know already?
 # A **linear probe** leaves the encoder as it is and fits one linear classifier on its clip embeddings: what it finds
 # must have been there. What is read from a frozen encoder is not only its last layer, which is made for the task of
-# pre-training, but every block: the mean and standard deviation over time of each channel, in four ranges of bands from
-# low to high. A clip's embedding is the mean of that over overlapping segments. Here it is by hand for one clip.
+# pre-training, but every block: the mean and standard deviation of each channel over the time of the whole clip, in four
+# ranges of bands from low to high. The clip is cut into overlapping segments, as the encoder knows them. Here it is by hand.
 
 # %%
 features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
@@ -71,12 +71,13 @@ features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
 x = torch.from_numpy(segments.cut(store.frames(0), hop=evaluation.HOP))  # [segments, 98, 64]
 with torch.no_grad():
     *blocks, _ = loaded.encoder.eval().feature_maps(x)  # each [segments, time, bands, channels]
-read = []
+means, spreads = [], []
 for block in blocks:
     parts = block.chunk(min(block.shape[2], 4), dim=2)  # the last blocks have two bands left
     ranges = torch.stack([part.mean(dim=2) for part in parts], dim=3)  # [segments, time, channels, ranges]
-    read += [f.flatten(1) for f in (ranges.mean(dim=1), ranges.std(dim=1, correction=0))]
-by_hand = torch.cat(read, dim=1).mean(dim=0).numpy()  # [d]
+    means.append(ranges.mean(dim=(0, 1)).flatten())
+    spreads.append(ranges.std(dim=(0, 1), correction=0).flatten())
+by_hand = torch.cat(means + spreads).numpy()  # [d]
 assert np.allclose(by_hand, features[0], rtol=1e-3, atol=1e-3)
 print(f"{len(x)} segments, {len(blocks)} blocks → embedding {by_hand.shape}; all clips: {features.shape}")
 
