@@ -29,11 +29,15 @@ def mistaken(predictions: pd.DataFrame, model: str, label: str, predicted: str) 
     return list(share[share > 0].sort_values(ascending=False, kind="stable").index)
 
 
-def results_explorer(corpus: Corpus, predictions: pd.DataFrame | Path | str, seconds: float = 5.0) -> parts.Panel:
+def results_explorer(
+    corpus: Corpus, predictions: pd.DataFrame | Path | str | list[Path], seconds: float = 5.0
+) -> parts.Panel:
     """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its clips. `predictions`: the table
-    that `evaluation.compare` returns, or a predictions.csv. `seconds`: of each clip heard."""
+    that `evaluation.compare` returns, or files such as predictions.csv, one or several. `seconds`: of each clip heard."""
     if not isinstance(predictions, pd.DataFrame):
-        predictions = pd.read_csv(predictions, dtype=str, keep_default_na=False).astype({"seed": int})
+        files = predictions if isinstance(predictions, list) else [predictions]
+        read = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+        predictions = pd.concat(read, ignore_index=True).astype({"seed": int})
     clips = corpus.clips.set_index("clip_id")
     tasks = sorted(predictions["task"].unique())
     task = w.Dropdown(options=tasks, description="task")

@@ -507,6 +507,8 @@ else:
 
 # %%
 intervals.save(results, course.runs() / "results.json", predictions)
+for task in ("family", "metre"):
+    intervals.save(by_task[task], course.runs() / f"{task}.json", answers[task])
 print(f"results.json and predictions.csv: {len(predictions)} answers of {predictions['model'].nunique()} models")
 plots.table(predictions.groupby("model").head(1))
 
@@ -516,7 +518,7 @@ plots.table(predictions.groupby("model").head(1))
 # mistakes? The tasks of section 8 are there too.
 
 # %% tags=["widget"]
-widgets.results_explorer(corpus, pd.concat([predictions, answers["family"], answers["metre"]]))
+widgets.results_explorer(corpus, [course.runs() / f"{name}predictions.csv" for name in ("", "family-", "metre-")])
 
 # %% [markdown]
 # ## Recap
