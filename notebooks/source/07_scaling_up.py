@@ -196,18 +196,8 @@ plt.show()
 def first_loss(batch: int, processes: int) -> float:
     """The loss of a pre-training after five steps."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "colalib",
-            "pretrain",
-            str(store.path),
-            "--out",
-            f"{folder}/run",
-            "--steps",
-            "5",
-        ]
-        command += ["--batch-size", str(batch), "--devices", str(processes), "--accelerator", "cpu"]
+        command = [sys.executable, "-m", "colalib", "pretrain", str(store.path), "--out", f"{folder}/run"]
+        command += f"--steps 5 --accelerator cpu --batch-size {batch} --devices {processes}".split()
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-2000:]
         return pd.read_csv(Path(folder) / "run" / "metrics.csv")["train/loss"].dropna().iloc[-1]
