@@ -152,12 +152,13 @@ def pretrain(
     """
     out, trainer = Path(out), trainer or {}
     processes, nodes = trainer.get("devices", 1) * trainer.get("num_nodes", 1), trainer.get("num_nodes", 1)
-    started = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS")  # by torchrun, srun
+    # by torchrun or srun; Lightning's own launcher leaves WORLD_SIZE behind, but no RANK
+    started = os.environ.get("WORLD_SIZE" if "RANK" in os.environ else "SLURM_STEP_NUM_TASKS")
     if started and int(started) != processes:
         raise UserError(
             f"{started} processes were started, but --devices times --nodes are {processes}: make them agree"
         )
-    if nodes > 1 and not started:
+    if nodes > 1 and not (started or "MASTER_ADDR" in os.environ):
         raise UserError(f"{nodes} machines need a launcher that starts a process for each device: torchrun or srun")
     clips = pretraining_clips([open_store(store) for store in stores])
     check_settings(config, accelerator)

@@ -97,7 +97,7 @@ def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
 )
 def test_processes_that_do_not_agree(mel_store, tmp_path, monkeypatch, started, asked, says):
     if started:
-        monkeypatch.setenv("WORLD_SIZE", started)
+        monkeypatch.setenv("WORLD_SIZE", started), monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match=says):
         training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=2), trainer=asked)
     assert not (tmp_path / "run").exists()
