@@ -455,7 +455,8 @@ plots.table(rows[rows["a"].isin(["probe", "default"])][["task", "a", "b", "a - b
 # fine-tuned 85.1. Here it is in miniature: 18 pre-trainings on our clips, each setting for 15 passes over them and
 # from three seeds, and one setting more, without the augmentations of notebook 2. That is an hour or two of work, so it
 # was done beforehand: `data/ablation.json` is what
-# `python -m colalib ablate data/scores.store --epochs 15 --out runs/ablation.json` wrote.
+# `python -m colalib ablate data/scores.store --epochs 15 --out runs/ablation.json` wrote (from embeddings that average the
+# segments' standard deviations, where section 1 takes one over the whole clip).
 
 # %%
 ablation = json.loads((course.home() / "data" / "ablation.json").read_text(encoding="utf-8"))
