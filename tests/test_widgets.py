@@ -102,7 +102,8 @@ def test_a_file_that_is_no_sound_is_refused_in_a_line(folder):
     drop = named(shown, parts.FileDrop)
     drop._handle_custom_msg({"name": "a.wav", "start": 0, "size": 8}, [memoryview(b"no sound")])
     assert said.value.startswith("a.wav: unreadable")
-    drop._handle_custom_msg({"name": "b.flac"}, [memoryview(next(folder.rglob("*.flac")).read_bytes())])
+    good = next(folder.rglob("*.flac")).read_bytes()
+    drop._handle_custom_msg({"name": "b.flac", "start": 0, "size": len(good)}, [memoryview(good)])
     assert named(shown, widgets_of("Dropdown"), "clip").value == "b.flac (yours)"
 
 
