@@ -212,7 +212,7 @@ def curves(runs: dict[str, pd.DataFrame]) -> Figure:
         for side in ("train", "valid"):
             part = column.replace("train", side)
             plots.curves({r: m for r, m in runs.items() if part in m}, part, ax, dashed=side == "valid")
-        ax.set(ylabel="", title=label, ylim=(0, None))
+        ax.set(xlabel="step (dashed: validation)", ylabel="", title=label, ylim=(0, None))
         if ax.get_legend():
             ax.get_legend().remove()
     if len(runs) > 1:
@@ -285,8 +285,8 @@ def training_panel(
                     sharpen(job.out)
             text = job.error()
             done, begun = ((job.out / name).exists() for name in ("encoder.safetensors", "config.json"))
-            stopped = "stopped; Resume goes on with it" if begun else "stopped before it had begun"
-            ended = "failed" if text else "finished" if done else stopped
+            halted = "stopped; Resume goes on with it" if begun else "stopped before it had begun"
+            ended = "failed" if text else "finished" if done else halted
             said.value = f"{parts.text(job.out.name)}: {ended}"
         except Exception as error:  # in a thread nobody else would tell
             text = f"{type(error).__name__}: {error}"
