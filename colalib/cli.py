@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def fail(text: str, code: int) -> None:
     """Print one line to standard error and leave."""
-    from colalib.runs import leads
+    from colalib.files import leads
 
     if leads():  # of several processes one speaks
         print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
@@ -98,7 +98,7 @@ def prepare(args) -> None:
 
 def pretrain(args) -> None:
     from colalib import training
-    from colalib.runs import leads
+    from colalib.files import leads
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
     trainer = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}

@@ -1,4 +1,4 @@
-"""Whole files or none: everything that is kept is written beside its place and then moved there."""
+"""Whole files or none: everything that is kept is written beside its place and then moved there, by one process of several."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def locked(folder: Path):
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         yield
+
+
+def leads() -> bool:
+    """Whether this process is the first of those that train together, as torchrun, Slurm and Lightning tell it by variables:
+    it writes, and speaks, for all."""
+    told = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in told)
 
 
 def write_json(path: Path, content: dict) -> None:

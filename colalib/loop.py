@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from colalib.errors import UserError
-from colalib.files import atomic
+from colalib.files import atomic, leads
 from colalib.models import choose_device
-from colalib.runs import leads, read_checkpoint
+from colalib.runs import read_checkpoint
 from colalib.segments import Steps
 from colalib.settings import check_limits
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +21,11 @@ import safetensors.torch
 import torch
 
 from colalib.errors import UserError
-from colalib.files import atomic, read_json, write_json
+from colalib.files import atomic, leads, read_json, write_json
 from colalib.models import Encoder
 from colalib.store import MelStore
 
 DEFAULT = Path(__file__).with_name("default")  # the run folder that comes with the package
-
-
-def leads() -> bool:
-    """Whether this process is the first of those that train together, as torchrun, Slurm and Lightning tell it by variables:
-    it writes, and speaks, for all."""
-    told = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in told)
 
 
 def open_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:

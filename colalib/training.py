@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 from colalib import segments
 from colalib.corpora.table import Split, splits
 from colalib.errors import UserError
-from colalib.files import atomic, fingerprint, locked, read_json
+from colalib.files import atomic, fingerprint, leads, locked, read_json
 from colalib.loop import check_settings, fit
 from colalib.models import Encoder, in_parts
 from colalib.objectives import OBJECTIVES, gathered, ranks
-from colalib.runs import Pretrained, describe_run, leads, load_trained, open_run, read_checkpoint, save_encoder
+from colalib.runs import Pretrained, describe_run, load_trained, open_run, read_checkpoint, save_encoder
 from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.store import MelStore

@@ -22,9 +22,10 @@ import colalib
 from colalib import bench, corpora, scaling, segments, store, training
 from colalib.errors import UserError
 from colalib.export import to_onnx
+from colalib.files import leads
 from colalib.models import Encoder
 from colalib.objectives import OBJECTIVES, gathered
-from colalib.runs import leads, load_encoder
+from colalib.runs import load_encoder
 from colalib.segments import Clips, Steps, pair_batch
 from colalib.settings import PretrainConfig
 
