@@ -32,7 +32,7 @@ class PretrainConfig:
         "b0-small", "encoder: EfficientNet-B0, or half its width and depth", choices=ARCHITECTURES, paper="b0"
     )
     batch_size: int = setting(
-        64, "pairs a step, of all processes", label="batch size (pairs)", between=(8, 256), limits=(2, None), paper=1024
+        64, "pairs a step, of all processes", label="pairs a batch", between=(8, 256), limits=(2, None), paper=1024
     )
     chunk: int = setting(
         0, "segments embedded at a time, 0 for all: less memory, same gradients (GradCache)", limits=(0, None)
@@ -73,7 +73,7 @@ class FinetuneConfig:
         "b0-small", "encoder from scratch (a pre-trained one brings its own)", choices=ARCHITECTURES, paper="b0"
     )
     batch_size: int = setting(
-        64, "segments a step", label="batch size (segments)", between=(8, 256), limits=(2, None), paper=64
+        64, "segments a step", label="segments a batch", between=(8, 256), limits=(2, None), paper=64
     )
     optimiser: str = setting("adamw", "how weights are updated", choices=("adamw", "adam", "sgd"), paper="adam")
     lr: float = setting(

@@ -39,7 +39,7 @@ def results_explorer(
         read = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
         predictions = pd.concat(read, ignore_index=True).astype({"seed": int})
     clips = corpus.clips.set_index("clip_id")
-    tasks = sorted(predictions["task"].unique())
+    tasks = list(predictions["task"].unique())
     task = w.Dropdown(options=tasks, description="task")
     model = w.Dropdown(options=[], description="model")
     bars, grid, heard = w.HTML(), w.VBox(), w.HTML()
@@ -82,7 +82,7 @@ def results_explorer(
 
     def lay_out(names: list[str]) -> w.GridBox:
         """A button for each pair of classes, with their names around."""
-        tall = "<div style='writing-mode:vertical-rl;margin:auto;height:100%'>{}</div>"
+        tall = "<div style='writing-mode:vertical-rl;white-space:nowrap;margin:auto'>{}</div>"
         cells = [w.HTML(""), *(w.HTML(tall.format(parts.text(name))) for name in names)]
         for row in names:
             cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{parts.text(row)}</div>"))
@@ -118,7 +118,11 @@ def results_explorer(
     parts.remember("results_explorer", {"task": task, "model": model})
     right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em"))
     return parts.Panel(
-        [w.HBox([task, model]), bars, w.HBox([grid, right], layout=w.Layout(flex_flow="row wrap"))],
+        [
+            w.HBox([task, model]),
+            bars,
+            w.HBox([grid, right], layout=w.Layout(flex_flow="row wrap", align_items="flex-start")),
+        ],
         lambda: _still(of_task(), model.value),
     )
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 import ipywidgets as w
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch.nn import functional as F
@@ -92,7 +93,7 @@ def pair_player(
     }
     cards = [w.HTML() for _ in range(candidates + 1)]
     buttons = [w.Button(description="this one", layout=w.Layout(width="8em")) for _ in range(candidates)]
-    forget = w.Button(description="score to zero", icon="undo", layout=w.Layout(width="9em"))
+    forget = w.Button(description="score to zero", layout=w.Layout(width="9em"))
     verdict = w.HTML()
 
     @lru_cache(maxsize=16)
@@ -177,7 +178,7 @@ def pair_player(
     parts.remember("pair_player", {"mode": mode, **switches})
     fresh()
     flow = w.Layout(flex_flow="row wrap", align_items="center")
-    narrow = {"flex": "1 1 210px", "min_width": "210px", "max_width": "260px"}
+    narrow = {"flex": "1 1 164px", "min_width": "164px", "max_width": "260px"}
     columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
     columns += [w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)]
     return parts.Panel(
@@ -198,18 +199,27 @@ def _standing(score: dict, encoders: dict | None) -> str:
 
 def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
     """The segment [FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
-    figure = Figure(figsize=(2.6, 1.8 if hidden else 3), layout="constrained")
+    figure = Figure(figsize=(2.1, 1.5 if hidden else 2.5), layout="constrained")
     if hidden:
-        plots.spectrogram(x, store.mel, figure.subplots())
+        _plain(plots.spectrogram(x, store.mel, figure.subplots()))
         return figure
     clip, start = place
     top, bottom = figure.subplots(2, 1)
-    plots.spectrogram(x, store.mel, top)
-    plots.spectrogram(store.frames(clip), store.mel, bottom)
+    _plain(plots.spectrogram(x, store.mel, top)).set_xlabel("")
+    _plain(plots.spectrogram(store.frames(clip), store.mel, bottom))
     height = store.mel.n_mels - 1
     box = Rectangle((store.mel.seconds(start), 0.5), store.mel.seconds(FRAMES), height, fill=False, ec="white", lw=3)
     bottom.add_patch(box)
     return figure
+
+
+def _plain(ax: Axes) -> Axes:
+    """Fewer marks, for a narrow card."""
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    ax.set_yticks(ax.get_yticks()[::2], labels[::2])
+    ax.set_ylabel("Hz")
+    ax.tick_params(labelsize=8)
+    return ax
 
 
 def _overview(store: MelStore, question: Question) -> Figure:

@@ -38,7 +38,7 @@ SHOWN = {
     PretrainConfig: ("objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed"),
     FinetuneConfig: ("labels_per_class", "optimiser", "batch_size", "lr", "weight_decay", "dropout", "seed"),
 }
-WIDE = {"style": {"description_width": "12.5em"}, "layout": w.Layout(width="28em")}
+WIDE = {"style": {"description_width": "14.5em"}, "layout": w.Layout(width="29em")}
 
 
 def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
@@ -243,7 +243,7 @@ def training_panel(
     start_from = w.Dropdown(
         options=[(n, str(r or "")) for n, r in (starts or {}).items()], description="start from", **WIDE
     )
-    narrow = w.Layout(width="7.5em")
+    narrow = w.Layout(width="7em")
     train = w.Button(description="Train", icon="play", button_style="primary", layout=narrow)
     stop = w.Button(description="Stop", icon="stop", layout=narrow)
     resume = w.Button(description="Resume", icon="forward", layout=narrow)
