@@ -116,7 +116,7 @@ def results_explorer(
     more.on_click(listen_on)
     show_task()
     parts.remember("results_explorer", {"task": task, "model": model})
-    right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em"))
+    right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em", margin="0 0 0 12px"))
     return parts.Panel(
         [
             w.HBox([task, model]),
