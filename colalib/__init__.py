@@ -1,14 +1,20 @@
-"""colalib: contrastive learning of general-purpose audio representations (COLA, arXiv 2010.10915), the package behind the
-course in `notebooks/`. Data flows corpora → audio → store → segments → models, objectives → training → evaluation."""
+"""colalib: contrastive learning of general-purpose audio representations (COLA, arXiv 2010.10915).
+
+The method is in `cola` and `encoder`. Data flows data → encoder, cola → training → evaluation;
+`widgets` and `course` serve the notebooks. `embed` is the short way from audio to embeddings.
+"""
 
 __version__ = "0.1.0"
 
 
 def embed(source, encoder="default", **options):
-    """Embeddings of audio: of a folder, a file or a list of files, by a run folder's encoder or the one that comes with the
-    package. Returns `vectors` float32 [n, d], `clips` (their table, a row each), `left_out` (path and reason of what could not
-    be used). Options: `accelerator` (auto, cpu, cuda, mps), `jobs` (processes that read files, -1: all cores). Raises
-    `UserError` if there is no such folder, encoder, or usable clip. See `evaluation.embed_audio`."""
-    from colalib.evaluation import embed_audio
+    """Return embeddings of audio: of a file, a list of files, a folder, a store, or `(samples,
+    sample_rate)`.
 
-    return embed_audio(source, encoder, **options)
+    The result has `vectors` float32 [n, d], `clips` (their table, a row each) and `left_out` (path
+    and reason of each clip that could not be used). `encoder`: "default", which comes with the
+    package, or a run folder. Options and errors: see `evaluation.embed`.
+    """
+    from colalib.evaluation import embed  # takes a second or two to import
+
+    return embed(source, encoder, **options)

@@ -1,4 +1,8 @@
-"""The command line: `python -m colalib COMMAND …`. Every command is one call of the package; nothing is computed here."""
+"""The command line: `python -m colalib COMMAND …`.
+
+Each command reads its options, calls one function of the package and prints what came of it. What a
+command needs is imported inside it, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +11,62 @@ import dataclasses
 import io
 import math
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from colalib.errors import UserError
 from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig
 
-TYPES = {"int": int, "float": float, "str": str}
+TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
+LENGTHS = ("minutes", "steps", "epochs")  # of which one says how long to train
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command. Exits 0 on success; for what a user got wrong, for a full disk and for Ctrl-C it prints one line and
-    exits non-zero."""
-    args = parser().parse_args(argv)
+    """Run one command.
+
+    Exits 0 on success. For what a user got wrong it prints one line and exits 2, for an error of
+    the machine (a full disk) 1, for Ctrl-C 130.
+    """
+    args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
+        # a terminal that cannot show a character shows another
+        sys.stdout.reconfigure(errors="replace")
     try:
         args.call(args)
     except UserError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail(
-            "interrupted: what was finished is kept, call the same command again to go on (training: with --resume)",
+            "interrupted: what was finished is kept. Run the same command again to go on (training: with --resume)",
             130,
         )
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        fail(f"{error.strerror or error}{where}: mend that and call again; finished parts are kept", 1)
+        fail(
+            f"{error.strerror or error}{where}: fix this and run the command again; finished parts are kept",
+            1,
+        )
 
 
 def fail(text: str, code: int) -> None:
-    """Print one line to standard error and leave."""
-    from colalib.files import leads
+    """Print one line to standard error, in the main process only, and exit."""
+    from colalib.files import is_main_process
 
-    if leads():  # of several processes one speaks
+    if is_main_process():
         print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 
-# ------------------------------------------------------------------------------------------------ commands
+# --------------------------------------------------------------------------------------- the course
+
+
+def course_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", help="folder for runs, executed notebooks and results.json (default: runs/)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NOTEBOOK", help="only notebooks whose names start so, e.g. 01"
+    )
 
 
 def course(args) -> None:
@@ -53,75 +75,189 @@ def course(args) -> None:
     sys.exit(course.run(args.runs, args.only))
 
 
-def list_corpora(args) -> None:
-    from colalib import corpora
+def bench_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="shorter, noisier")
 
-    for name, text in corpora.KNOWN.items():
-        there = "to be fetched" if name in corpora.PARTS else "rendered when asked for"
-        if corpora.place(name, args.data).is_dir():
-            there = "on disk"
-        print(f"{name:15} {text} [{there}]")
-    print("FOLDER          any folder with an index.csv, one sub-folder a class, or unlabelled audio")
+
+def bench(args) -> None:
+    from colalib.course import bench
+
+    bench.run(quick=args.quick)
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+def corpora_options(parser: ArgumentParser) -> None:
+    add_data(parser)
+
+
+def list_corpora(args) -> None:
+    from colalib.data import corpora
+
+    for name, text in corpora.DESCRIPTIONS.items():
+        state = "to be fetched" if name in corpora.ARCHIVES_OF else "rendered when asked for"
+        if corpora.corpus_folder(name, args.data).is_dir():
+            state = "on disk"
+        print(f"{name:15} {text} [{state}]")
+    print("FOLDER          any folder with an index.csv, one sub-folder per class, or unlabelled audio")
+
+
+def fetch_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", help="fma_small, fma_medium, fma_large, esc50, esc10, fsdd, speech_commands or nsynth"
+    )
+    parser.add_argument(
+        "--licence", help="name of the licence that you accept; without it the command says which it is"
+    )
+    add_data(parser)
 
 
 def fetch(args) -> None:
-    from colalib import corpora
-    from colalib.corpora import download
+    from colalib.data import corpora
+    from colalib.data.corpora import download
 
-    if args.name in corpora.PARTS and args.licence is None:
-        print(f"{args.name}: {corpora.KNOWN[args.name]}")
-        for archive in (download.ARCHIVES[part] for part in corpora.PARTS[args.name]):
-            print(f"  {archive.url}: {archive.packed / 1e9:.2f} GB, unpacked up to {archive.unpacked / 1e9:.1f} GB")
-        licence = download.ARCHIVES[corpora.PARTS[args.name][-1]].licence
-        raise UserError(f"nothing fetched yet: if you accept the licence, add --licence {licence!r}")
+    if args.name in corpora.ARCHIVES_OF and args.licence is None:
+        archives = [download.ARCHIVES[part] for part in corpora.ARCHIVES_OF[args.name]]
+        print(f"{args.name}: {corpora.DESCRIPTIONS[args.name]}")
+        for archive in archives:
+            print(
+                f"  {archive.url}: {archive.packed / 1e9:.2f} GB, unpacked up to {archive.unpacked / 1e9:.1f} GB"
+            )
+        raise UserError(
+            f"nothing fetched yet: if you accept the licence, add --licence {archives[-1].licence!r}"
+        )
     for folder in corpora.fetch(args.name, args.licence, args.data):
         print(folder)
     where = f" --data {args.data}" if args.data else ""
     print(f"next: python -m colalib prepare {args.name} --out stores/{args.name}{where}")
 
 
-def prepare(args) -> None:
-    from colalib import corpora, store
+def prepare_options(parser: ArgumentParser) -> None:
+    parser.add_argument("corpus", help="scores, a corpus that was fetched, or a folder of audio")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="STORE",
+        help="folder to write; an interrupted call goes on when repeated",
+    )
+    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores, or all of a cluster")
+    parser.add_argument(
+        "--backend",
+        choices=["loky", "multiprocessing", "threading", "dask"],
+        help="of joblib: processes (default: loky), threads, a cluster",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster")
+    parser.add_argument(
+        "--labels",
+        choices=["folder", "none"],
+        help="sub-folders are classes, or no labels (default: by the layout)",
+    )
+    add_data(parser)
+    parser.add_argument(
+        "--clips-per-class", type=count, help="size of the rendered corpus `scores` (default 200)"
+    )
 
-    kwargs = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
-    corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **kwargs)
-    with store.backend(args.backend, args.scheduler):
-        made = store.build(corpus, args.out, jobs=args.jobs)
-    hours = made.mel.seconds(made.clips["frames"].sum()) / 3600
-    print(f"{made.path}: {len(made)} clips, {hours:.2f} h of log-mel frames")
-    if len(made.quarantine):
-        path, reason = made.quarantine.iloc[0][["path", "reason"]]
+
+def prepare(args) -> None:
+    from colalib.data import corpora
+    from colalib.data.store import backend, build
+
+    size = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
+    corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **size)
+    with backend(args.backend, args.scheduler):
+        store = build(corpus, args.out, jobs=args.jobs)
+    hours = store.mel.seconds(store.clips["frames"].sum()) / 3600
+    print(f"{store.path}: {len(store)} clips, {hours:.2f} h of log-mel frames")
+    left_out = store.quarantine
+    if len(left_out):
+        path, reason = left_out.iloc[0][["path", "reason"]]
         print(
-            f"{len(made.quarantine)} clips left out, listed in {made.path / 'quarantine.csv'}; the first: {path}: {reason}"
+            f"{len(left_out)} clips left out, listed in {store.path / 'quarantine.csv'}; the first: {path}: {reason}"
         )
+
+
+# ----------------------------------------------------------------------------------------- training
+
+
+def pretrain_options(parser: ArgumentParser) -> None:
+    add_store(parser, nargs="+")
+    add_training(parser, PretrainConfig)
+    parser.add_argument("--devices", type=count, default=1, help="processes on this machine, one per GPU")
+    parser.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
+    parser.add_argument(
+        "--strategy", choices=["auto", "ddp"], default="auto", help="of Lightning: how devices share the work"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed", "16-mixed"],
+        help="of Lightning (default: bf16-mixed on cuda, else 32-true)",
+    )
 
 
 def pretrain(args) -> None:
     from colalib import training
-    from colalib.files import leads
+    from colalib.files import is_main_process
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
-    trainer = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
-    trainer |= {"precision": args.precision} if args.precision else {}
-    out = training.pretrain(args.store, args.out, config, args.resume, args.accelerator, trainer=trainer)
-    if leads():
+    trainer_kwargs = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
+    if args.precision:
+        trainer_kwargs["precision"] = args.precision
+    out = training.pretrain(
+        args.store, args.out, config, args.resume, args.accelerator, trainer_kwargs=trainer_kwargs
+    )
+    if is_main_process():
         print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
 
+def finetune_options(parser: ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder, or default")
+    parser.add_argument("--scratch", action="store_true", help="start from random weights")
+    add_training(parser, FinetuneConfig)
+
+
 def finetune(args) -> None:
-    from colalib import evaluation, training
+    from colalib import training
+    from colalib.data.splits import evaluation_splits
+    from colalib.data.store import MelStore
+    from colalib.evaluation.intervals import summary
+    from colalib.training.runs import Run
 
     if bool(args.encoder) == args.scratch:
         raise UserError("give --encoder ENC or --scratch, one of the two")
     config = configure(FinetuneConfig, args, {"epochs": 20})
-    out = training.finetune(args.store, args.out, config, args.encoder, args.resume, args.accelerator)
-    report(*evaluation.evaluate(args.store, [out], args.accelerator), out / "results.json")
+    store = MelStore(args.store)
+    run = Run(training.finetune(store, args.out, config, args.encoder, args.resume, args.accelerator))
+    splits = evaluation_splits(store.clips, config.label, config.fold)[:1]
+    predictions = run.predictions()
+    report(
+        summary(predictions, {run.name: run.overlap(store, splits)}), predictions, run.path / "results.json"
+    )
+
+
+# --------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate_options(parser: ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("run", nargs="+", help="folder that finetune wrote")
+    add_out(parser)
+    add_accelerator(parser)
 
 
 def evaluate(args) -> None:
     from colalib import evaluation
 
     report(*evaluation.evaluate(args.store, args.run, args.accelerator), args.out)
+
+
+def probe_options(parser: ArgumentParser) -> None:
+    add_store(parser)
+    add_encoder(parser, ", or mel-stats")
+    add_task(parser)
+    add_out(parser)
+    add_accelerator(parser)
 
 
 def probe(args) -> None:
@@ -131,28 +267,53 @@ def probe(args) -> None:
     report(*evaluation.probe(args.store, args.encoder, *task, accelerator=args.accelerator), args.out)
 
 
+def compare_options(parser: ArgumentParser) -> None:
+    add_store(parser)
+    runs = "run folder of a pre-trained encoder, or default; several that differ in their seed count as seeds of one"
+    parser.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
+    parser.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
+    parser.add_argument(
+        "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"
+    )
+    add_length(parser)  # of each supervised run; 20 epochs if it is not given
+    parser.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
+    add_out(parser, "results.json", "table; its figure and the runs lie beside it")
+    add_task(parser)
+    add_accelerator(parser)
+
+
 def compare(args) -> None:
     from colalib import evaluation
 
     out = Path(args.out)
-    counts = tuple(args.labels_per_class or [None])
-    length = {name: getattr(args, name) for name in ("minutes", "steps", "epochs") if getattr(args, name)}
-    supervised = FinetuneConfig(**length or {"epochs": 20})
-    if args.frozen:
-        supervised = None
+    length = {name: getattr(args, name) for name in LENGTHS if getattr(args, name)} or {"epochs": 20}
     results = evaluation.compare(
         args.store,
         args.encoder,
         out.with_suffix(""),
         args.label,
         args.seeds,
-        counts,
+        tuple(args.labels_per_class or [None]),
         args.fold,
         args.folds,
-        supervised,
+        None if args.frozen else FinetuneConfig(**length),
         args.accelerator,
     )
     report_comparison(*results, out)
+
+
+def ablate_options(parser: ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument(
+        "--epochs", type=positive, default=20, help="of every training: passes over the clips"
+    )
+    parser.add_argument("--seeds", type=count, default=3, help="trainings of each setting")
+    parser.add_argument(
+        "--label", default="label", metavar="COLUMN", help="column of the store's table to predict"
+    )
+    parser.add_argument("--arch", choices=[*ARCHITECTURES], default="b0-small", help="encoder")
+    add_out(parser, "ablation.json", "table; its figure and the runs lie beside it")
+    add_accelerator(parser)
 
 
 def ablate(args) -> None:
@@ -166,16 +327,68 @@ def ablate(args) -> None:
     report_comparison(*results, out)
 
 
+def embed_options(parser: ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of audio, an audio file, or a store")
+    add_encoder(parser, ", or mel-stats")
+    parser.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz", help="file to write")
+    add_accelerator(parser)
+
+
+def embed(args) -> None:
+    from colalib import evaluation
+
+    options = {"arch": args.arch, "seed": args.seed, "progress": True}
+    embedded = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **options)
+    print(f"{args.out}: {len(embedded.vectors)} embeddings of {embedded.vectors.shape[1]} numbers")
+    if len(embedded.left_out):
+        print(f"{len(embedded.left_out)} clips left out:")
+        print(embedded.left_out.to_string(index=False, header=False))
+
+
+def export_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--encoder", required=True, metavar="ENC", help="a run folder, or default")
+    parser.add_argument("--out", type=file(".onnx"), required=True, metavar="FILE.onnx", help="file to write")
+
+
+def export(args) -> None:
+    from colalib.export import to_onnx
+
+    print(
+        f"{args.out}: written; onnxruntime's results differ from torch's by {to_onnx(args.encoder, args.out):.1e}"
+    )
+
+
+# ------------------------------------------------------------------------------------------ reports
+
+
+def report(results: dict, predictions, out: str | Path | None) -> None:
+    """Print the table of results; write results.json and predictions.csv if `out` names a file."""
+    from colalib.evaluation import intervals
+
+    if out:
+        intervals.save(results, out, predictions)
+    print(f"{results['task']}: {results['n_clips']} {results['split']} clips, accuracy in %")
+    print(intervals.table(results).to_string(index=False))
+    for row in results["results"]:
+        if seen := row["pretrain_overlap"]:
+            print(f"note: {row['model']}: {seen} of its test clips were in pre-training (without labels)")
+    if out:
+        print(f"written to {out}")
+
+
 def report_comparison(results: dict, predictions, out: Path) -> None:
-    """`report`, the paired differences between rows of one label budget, and the figure beside `out`."""
+    """Do as `report`, print the paired differences within each label budget, and draw the figure
+    beside `out`.
+    """
     from matplotlib.figure import Figure
 
-    from colalib import intervals, plots
+    from colalib.evaluation import intervals, plots
     from colalib.files import atomic
 
     report(results, predictions, out)
-    budget = [[m[m.find(" (") :] if " (" in m else "" for m in (d["a"], d["b"])] for d in results["differences"]]
-    print(intervals.differences(results)[[a == b for a, b in budget]].to_string(index=False))
+    budgets = {row["model"]: row.get("labels_per_class") for row in results["results"]}
+    same_budget = [budgets[d["a"]] == budgets[d["b"]] for d in results["differences"]]
+    print(intervals.differences(results)[same_budget].to_string(index=False))
     plots.style()
     figure = Figure(figsize=(8, 1 + 0.35 * len(results["results"])))
     plots.results(results, figure.add_subplot())
@@ -183,72 +396,28 @@ def report_comparison(results: dict, predictions, out: Path) -> None:
         figure.savefig(file, dpi=150, bbox_inches="tight")
 
 
-def embed(args) -> None:
-    from colalib import evaluation
-
-    random = {"arch": args.arch, "seed": args.seed}
-    found = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **random)
-    print(f"{args.out}: {len(found.vectors)} embeddings of {found.vectors.shape[1]} numbers")
-    if len(found.left_out):
-        print(f"{len(found.left_out)} clips left out:")
-        print(found.left_out.to_string(index=False, header=False))
+# ------------------------------------------------------------------------------------------ options
 
 
-def export(args) -> None:
-    from colalib.export import to_onnx
+def configure(kind, args, default_length: dict):
+    """Return the config dataclass `kind` from the options that were given.
 
-    print(f"{args.out}: written; onnxruntime's results differ from torch's by {to_onnx(args.encoder, args.out):.1e}")
-
-
-def bench(args) -> None:
-    from colalib import bench
-
-    bench.run(quick=args.quick)
-
-
-# ------------------------------------------------------------------------------------------------ helpers
-
-
-def configure(kind, args, default: dict):
-    """The config dataclass from the options that were given. With --resume the run's own settings fill in the others; else
-    `default` says how long to train."""
-    from colalib.files import read_json
+    With --resume the run's own settings fill in the others; else `default_length` says how long to
+    train.
+    """
+    from colalib.training.runs import Run
 
     names = {field.name for field in dataclasses.fields(kind)}
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    length = {"steps", "epochs", "minutes"}
-    if args.resume and (Path(args.out) / "config.json").exists():
-        made = read_json(Path(args.out) / "config.json", "a run").get("config", {})
-        if length & given.keys():
-            made = {name: value for name, value in made.items() if name not in length}
-        return kind(**{name: value for name, value in made.items() if name in names} | given)
-    if not length & given.keys():
-        given |= default
+    run = Run(args.out)
+    if args.resume and run.exists:
+        kept = {name: value for name, value in run.description.get("config", {}).items() if name in names}
+        if given.keys() & set(LENGTHS):
+            kept = {name: value for name, value in kept.items() if name not in LENGTHS}
+        return kind(**kept | given)
+    if not given.keys() & set(LENGTHS):
+        given |= default_length
     return kind(**given)
-
-
-def report(results: dict, predictions, out: str | Path | None) -> None:
-    """Print the table of results; write results.json and predictions.csv if `out` names a file."""
-    from colalib import intervals
-
-    if out:
-        intervals.save(results, out, predictions)
-    print(f"{results['task']}: {results['n_clips']} {results['split']} clips, accuracy in %")
-    print(intervals.table(results).to_string(index=False))
-    for row in results["results"]:
-        if row["pretrain_overlap"]:
-            print(
-                f"note: {row['model']}: {row['pretrain_overlap']} of its test clips were in pre-training (without labels)"
-            )
-    if out:
-        print(f"written to {out}")
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults behind an option's text, where there are any."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 def positive(text: str) -> float:
@@ -273,7 +442,7 @@ def seed(text: str) -> int:
 
 
 def file(suffix: str):
-    """The type of an option that names a file to write."""
+    """Return the type of an option that names a file to write."""
 
     def check(text: str) -> str:
         if Path(text).suffix != suffix or Path(text).is_dir():
@@ -283,180 +452,144 @@ def file(suffix: str):
     return check
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+def add_data(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
+
+
+def add_store(parser: ArgumentParser, **kwargs) -> None:
+    parser.add_argument("store", help="folder that prepare wrote", **kwargs)
+
+
+def add_accelerator(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute"
+    )
+
+
+def add_out(
+    parser: ArgumentParser, default: str | None = None, text: str = "table; the predictions lie beside it"
+) -> None:
+    parser.add_argument("--out", type=file(".json"), default=default, metavar="FILE.json", help=text)
+
+
+def add_task(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--label", default="label", metavar="COLUMN", help="column of the store's table to predict"
+    )
+    parser.add_argument("--fold", help="test fold, for corpora with folds (default: each in turn)")
+    parser.add_argument(
+        "--folds", type=count, help="make so many new grouped folds instead of the corpus' own split"
+    )
+
+
+def add_encoder(parser: ArgumentParser, extra: str = "") -> None:
+    parser.add_argument(
+        "--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}"
+    )
+    parser.add_argument("--arch", choices=[*ARCHITECTURES], default="b0-small", help="of the random encoder")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random encoder")
+
+
+def add_length(parser: ArgumentParser) -> None:
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=positive, help="train so many minutes of wall clock")
+    length.add_argument("--steps", type=count, help="train so many steps (batches)")
+    length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
+
+
+def add_training(parser: ArgumentParser, kind) -> None:
+    """Add an option for every setting of a config dataclass; None where it is not given."""
+    parser.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
+    add_length(parser)
+    for field in dataclasses.fields(kind):
+        if field.name in LENGTHS:
+            continue
+        about = field.metadata
+        notes = [] if field.default is None else [f"default {field.default}"]
+        notes += [f"paper {about['paper']}"] if "paper" in about else []
+        text = about["text"] + (f" ({', '.join(notes)})" if notes else "")
+        if field.type == "bool":
+            kwargs = {"action": argparse.BooleanOptionalAction}
+        else:
+            kwargs = {"choices": about.get("choices"), "type": TYPES[field.type.removesuffix(" | None")]}
+        option = "--" + field.name.replace("_", "-")
+        parser.add_argument(option, default=None, help=text.replace("%", "%%"), **kwargs)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, with its own settings"
+    )
+    add_accelerator(parser)
+
+
+COMMANDS = (  # name, function, options, what it does
+    (
+        "course",
+        course,
+        course_options,
+        "build the demo corpus, run all notebooks in order, print the results",
+    ),
+    ("corpora", list_corpora, corpora_options, "list known corpora, and say which are on disk"),
+    ("fetch", fetch, fetch_options, "fetch a public corpus"),
+    ("prepare", prepare, prepare_options, "turn a corpus into a store of log-mel frames"),
+    (
+        "pretrain",
+        pretrain,
+        pretrain_options,
+        "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)",
+    ),
+    (
+        "finetune",
+        finetune,
+        finetune_options,
+        "train a classifier from an encoder or from scratch (default: 20 epochs), test it once",
+    ),
+    ("evaluate", evaluate, evaluate_options, "judge saved classifiers on the test clips, side by side"),
+    ("probe", probe, probe_options, "judge a frozen encoder, or mel statistics, by a linear probe"),
+    (
+        "compare",
+        compare,
+        compare_options,
+        "compare mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table",
+    ),
+    (
+        "ablate",
+        ablate,
+        ablate_options,
+        "repeat the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning",
+    ),
+    (
+        "embed",
+        embed,
+        embed_options,
+        "write embeddings of a folder or store as .npz: clip_id, embedding [n, d], the table's columns",
+    ),
+    ("export", export, export_options, "write an encoder as an ONNX file, checked against torch"),
+    (
+        "bench",
+        bench,
+        bench_options,
+        "measure the speed of training and preparing, as ratios within the same run",
+    ),
+)
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default behind an option's text, where there is one."""
+
+    def _get_help_string(self, action):
+        return (
+            action.help
+            if action.default is None or action.default is False
+            else super()._get_help_string(action)
+        )
+
+
+def build_parser() -> ArgumentParser:
+    top = ArgumentParser(
         prog="python -m colalib", description="Contrastive learning of audio representations (COLA)."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name, call, text):
-        made = commands.add_parser(name, help=text, description=text, formatter_class=Help)
-        made.set_defaults(call=call)
-        return made
-
-    def training_length(made):
-        length = made.add_mutually_exclusive_group()
-        length.add_argument("--minutes", type=positive, help="train so many minutes of wall clock")
-        length.add_argument("--steps", type=count, help="train so many steps (batches)")
-        length.add_argument("--epochs", type=positive, help="train so many passes over the clips")
-
-    def training_options(made, kind):
-        """An option for every setting of a config dataclass; None where it is not given."""
-        made.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
-        training_length(made)
-        for field in dataclasses.fields(kind):
-            if field.name in ("minutes", "steps", "epochs"):
-                continue
-            about, shown = field.metadata, {} if field.default is None else {"default": field.default}
-            shown |= {"paper": about["paper"]} if "paper" in about else {}
-            text = about["text"] + (f" ({', '.join(f'{k} {v}' for k, v in shown.items())})" if shown else "")
-            how = {"choices": about.get("choices"), "type": TYPES.get(field.type.removesuffix(" | None"))}
-            if field.type == "bool":
-                how = {"action": argparse.BooleanOptionalAction}
-            made.add_argument("--" + field.name.replace("_", "-"), default=None, help=text.replace("%", "%%"), **how)
-        made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
-        accelerator(made)
-
-    def accelerator(made):
-        made.add_argument(
-            "--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute"
-        )
-
-    def store(made, **how):
-        made.add_argument("store", help="folder that prepare wrote", **how)
-
-    def task(made):
-        made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
-        made.add_argument("--fold", help="test fold, for corpora with folds (default: each in turn)")
-        made.add_argument("--folds", type=count, help="make so many new grouped folds instead of the corpus' own split")
-
-    def encoder(made, extra=""):
-        made.add_argument("--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}")
-        made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="of the random encoder")
-        made.add_argument("--seed", type=seed, default=0, help="of the random encoder")
-
-    made = command("course", course, "build the demo corpus, run all notebooks in order, print the table of results")
-    made.add_argument(
-        "--runs", default=None, help="folder for runs, executed notebooks and results.json (default: runs/)"
-    )
-    made.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="only notebooks whose names start so, e.g. 01")
-
-    made = command("corpora", list_corpora, "known corpora, and which are on disk")
-    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
-
-    made = command("fetch", fetch, "fetch a public corpus")
-    made.add_argument("name", help="fma_small, fma_medium, fma_large, esc50, esc10, fsdd, speech_commands or nsynth")
-    made.add_argument(
-        "--licence", help="the licence that you accept, by its name; without it the call tells which it is"
-    )
-    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
-
-    made = command("prepare", prepare, "turn a corpus into a store of log-mel frames")
-    made.add_argument("corpus", help="scores, a corpus that was fetched, or a folder of audio")
-    made.add_argument(
-        "--out", required=True, metavar="STORE", help="folder to write; an interrupted call goes on when repeated"
-    )
-    made.add_argument("--jobs", type=int, default=-1, help="processes; -1: all cores, or all of a cluster")
-    made.add_argument(
-        "--backend",
-        choices=["loky", "multiprocessing", "threading", "dask"],
-        help="of joblib: processes (default: loky), threads, a cluster",
-    )
-    made.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster")
-    made.add_argument(
-        "--labels", choices=["folder", "none"], help="sub-folders are classes, or no labels (default: by the layout)"
-    )
-    made.add_argument("--data", help="folder where corpora lie (default: COLA_DATA, else data/)")
-    made.add_argument("--clips-per-class", type=count, help="size of the rendered corpus `scores` (default 200)")
-
-    made = command(
-        "pretrain", pretrain, "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)"
-    )
-    store(made, nargs="+")
-    training_options(made, PretrainConfig)
-    made.add_argument("--devices", type=count, default=1, help="processes on this machine, one a GPU")
-    made.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
-    made.add_argument(
-        "--strategy", choices=["auto", "ddp"], default="auto", help="of Lightning: how devices share the work"
-    )
-    made.add_argument(
-        "--precision",
-        choices=["32-true", "bf16-mixed", "16-mixed"],
-        help="of Lightning (default: bf16-mixed on cuda, else 32-true)",
-    )
-
-    made = command(
-        "finetune", finetune, "train a classifier from an encoder or from scratch (default: 20 epochs), test it once"
-    )
-    store(made)
-    made.add_argument("--encoder", metavar="ENC", help="run folder of a pre-trained encoder, or default")
-    made.add_argument("--scratch", action="store_true", help="start from random weights")
-    training_options(made, FinetuneConfig)
-
-    made = command("evaluate", evaluate, "saved classifiers on the test clips, side by side")
-    store(made)
-    made.add_argument("run", nargs="+", help="folder that finetune wrote")
-    made.add_argument("--out", type=file(".json"), metavar="FILE.json", help="table; the predictions lie beside it")
-    accelerator(made)
-
-    made = command("probe", probe, "linear probe of a frozen encoder, or of mel statistics")
-    store(made)
-    encoder(made, ", or mel-stats")
-    task(made)
-    made.add_argument("--out", type=file(".json"), metavar="FILE.json", help="table; the predictions lie beside it")
-    accelerator(made)
-
-    made = command(
-        "compare", compare, "mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table"
-    )
-    store(made)
-    runs = "run folder of a pre-trained encoder, or default; several that differ in their seed count as seeds of one"
-    made.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
-    made.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
-    made.add_argument(
-        "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"
-    )
-    training_length(made)  # of each supervised run; 20 epochs if it is not given
-    made.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
-    made.add_argument(
-        "--out",
-        type=file(".json"),
-        default="results.json",
-        metavar="FILE.json",
-        help="table; its figure and the runs lie beside it",
-    )
-    task(made)
-    accelerator(made)
-
-    made = command(
-        "ablate", ablate, "the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning"
-    )
-    store(made)
-    made.add_argument("--epochs", type=positive, default=20, help="of every training: passes over the clips")
-    made.add_argument("--seeds", type=count, default=3, help="trainings of each setting")
-    made.add_argument("--label", default="label", metavar="COLUMN", help="column of the store's table to predict")
-    made.add_argument("--arch", choices=ARCHITECTURES, default="b0-small", help="encoder")
-    made.add_argument(
-        "--out",
-        type=file(".json"),
-        default="ablation.json",
-        metavar="FILE.json",
-        help="table; its figure and the runs lie beside it",
-    )
-    accelerator(made)
-
-    made = command(
-        "embed", embed, "embeddings of a folder or store as .npz: clip_id, embedding [n, d], the table's columns"
-    )
-    made.add_argument("source", help="folder of audio, or a store")
-    encoder(made)
-    made.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz", help="file to write")
-    accelerator(made)
-
-    made = command("export", export, "an encoder as an ONNX file, checked against torch")
-    made.add_argument("--encoder", required=True, metavar="ENC", help="a run folder, or default")
-    made.add_argument("--out", type=file(".onnx"), required=True, metavar="FILE.onnx", help="file to write")
-
-    made = command("bench", bench, "speed of training and preparing, as ratios to a reference in the same run")
-    made.add_argument("--quick", action="store_true", help="shorter, noisier")
+    for name, call, add_options, text in COMMANDS:
+        parser = commands.add_parser(name, help=text, description=text, formatter_class=Help)
+        parser.set_defaults(call=call)
+        add_options(parser)
     return top

@@ -1,5 +1,8 @@
-"""Our encoders behind the HEAR API (Turian et al. 2022, arXiv 2203.03022; https://hearbenchmark.com/hear-api.html), so that
-public benchmarks can judge them: `python -m heareval.embeddings.runner colalib.hear --model runs/mine --tasks-dir tasks`."""
+"""Our encoders behind the HEAR API, so that public benchmarks can judge them.
+
+HEAR: Turian et al. 2022, arXiv 2203.03022; https://hearbenchmark.com/hear-api.html. For example:
+`python -m heareval.embeddings.runner colalib.hear --model runs/mine --tasks-dir tasks`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from colalib.audio import MelConfig, log_mel
-from colalib.evaluation import HOP
-from colalib.models import in_parts, whole_clip
-from colalib.runs import load_trained
-from colalib.segments import FRAMES, cut
+from colalib.data.audio import log_mel
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.data.store import to_stored
+from colalib.evaluation.embedding import embed_frames
+from colalib.fast_cpu import in_batches
+from colalib.training.runs import open_run
 
-EVERY = 50  # milliseconds between time stamps
+TIMESTAMP_HOP_MS = 50  # the longest that the API advises
 
 
 class Model(nn.Module):
@@ -21,48 +25,61 @@ class Model(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        loaded = load_trained(name)
-        self.encoder, self.mel = loaded.encoder, MelConfig(**(loaded.mel or {}))
+        run = open_run(name)
+        self.encoder = run.load_encoder()
+        self.mel = run.mel
         self.sample_rate = self.mel.sample_rate
-        size = self.encoder.readout(torch.zeros(1, FRAMES, self.mel.n_mels)).shape[1]
+        size = self.encoder.block_features(torch.zeros(1, SEGMENT_FRAMES, self.mel.n_mels)).shape[1]
         self.scene_embedding_size = self.timestamp_embedding_size = size
 
     @torch.no_grad()
     def forward(self, segments: np.ndarray) -> Tensor:
-        """Log-mel segments `[S, 98, M]` → `[S, d]` float32."""
+        """Return the block features of log-mel segments: [S, 98, M] → [S, d] float32."""
         device = next(self.encoder.parameters()).device
-        return in_parts(self.encoder.eval().readout, torch.from_numpy(segments).float().to(device))
+        return in_batches(self.encoder.eval().block_features, torch.from_numpy(segments).float().to(device))
 
 
 def load_model(model_file_path: str = "") -> Model:
-    """The encoder of a finished run folder; without a path the one that comes with the package. Raises `UserError`."""
+    """Return the encoder of a finished run folder; without a path the one that comes with the
+    package.
+
+    Raises `UserError` if there is no such run.
+    """
     return Model(model_file_path or "default")
 
 
 def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
-    """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → clip embeddings `[n, d]` float32 over segments of
-    98 frames every 49, as `evaluation.embed` gives them. Raises `ValueError` for another shape."""
-    return torch.stack(
-        [whole_clip(model(cut(log_mel(wave, model.mel), HOP, silence=model.mel.silence))) for wave in _waves(audio)]
-    )
+    """Return the embeddings of clips, as `evaluation.embed` gives them: [n, samples] → [n, d]
+    float32.
+
+    `audio` is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.
+    """
+    vectors = embed_frames(model.encoder, _log_mels(audio, model), model.mel.silence)
+    return torch.from_numpy(vectors).to(next(model.parameters()).device)
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """Mono audio `[n, samples]` at `model.sample_rate`, in [-1, 1] → (embeddings `[n, t, d]` float32, their times in ms
-    `[n, t]`): every 50 ms from 0, each of the 98 frames around its time, with silence beyond the ends. Raises `ValueError` for
-    another shape."""
-    found, half = [], FRAMES // 2
-    step = EVERY * model.sample_rate // (1000 * model.mel.hop)  # frames
-    for wave in _waves(audio):
-        frames = np.pad(log_mel(wave, model.mel), ((half, half), (0, 0)), constant_values=model.mel.silence)
-        starts = range(0, len(frames) - 2 * half, step)
-        found.append(model(np.stack([frames[s : s + FRAMES] for s in starts])))
-    embeddings = torch.stack(found)
-    times = torch.arange(embeddings.shape[1], dtype=torch.float32) * EVERY
+    """Return embeddings over time, every 50 ms from 0: (embeddings [n, t, d] float32, their times
+    in ms [n, t]).
+
+    Each comes from the 98 frames around its time, with silence beyond the ends. `audio` [n,
+    samples] is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.
+    """
+    half = SEGMENT_FRAMES // 2
+    step = TIMESTAMP_HOP_MS * model.sample_rate // (1000 * model.mel.hop)  # frames
+    embeddings = []
+    for log_mels in _log_mels(audio, model):
+        padded = np.pad(log_mels, ((half, half), (0, 0)), constant_values=model.mel.silence)
+        starts = range(0, len(padded) - 2 * half, step)
+        embeddings.append(model(np.stack([padded[s : s + SEGMENT_FRAMES] for s in starts])))
+    embeddings = torch.stack(embeddings)
+    times = torch.arange(embeddings.shape[1], dtype=torch.float32) * TIMESTAMP_HOP_MS
     return embeddings, times.to(embeddings.device).repeat(len(audio), 1)
 
 
-def _waves(audio: Tensor) -> np.ndarray:
+def _log_mels(audio: Tensor, model: Model) -> list[np.ndarray]:
+    """Return the log-mel frames of each clip, as a store would keep them."""
     if audio.ndim != 2 or not len(audio) or not audio.is_floating_point():
-        raise ValueError(f"floats of shape [n, samples] are asked for, not {audio.dtype} of {list(audio.shape)}")
-    return audio.detach().cpu().numpy().astype(np.float32)
+        raise ValueError(f"expected floats of shape [n, samples], not {audio.dtype} of {list(audio.shape)}")
+    waves = audio.detach().cpu().numpy().astype(np.float32)
+    return [to_stored(log_mel(wave, model.mel)) for wave in waves]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from colalib import corpora, store
+from colalib.data import corpora, store
 
 RATE = 16_000
 
@@ -51,7 +51,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def mel_store(folder, tmp_path_factory) -> store.MelStore:
     """The tones as a store."""
-    return store.build(corpora.load(folder), tmp_path_factory.mktemp("stores") / "tones", jobs=1, progress=False)
+    return store.build(
+        corpora.load(folder), tmp_path_factory.mktemp("stores") / "tones", jobs=1, progress=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -78,12 +80,15 @@ FMA_TRACKS = [  # id, subset, split, artist, genre
 
 @pytest.fixture
 def fma(tmp_path):
-    """A folder like FMA's: tracks.csv with two header rows and a row with the index' name, MP3s by id."""
+    """A folder like FMA's: tracks.csv with two header rows and a row with the index' name, MP3s by
+    id.
+    """
     columns = pd.MultiIndex.from_tuples(
         [("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "genre_top"), ("track", "title")]
     )
     rows = [
-        (artist, split, subset, genre, 'a, "title"\nof two lines') for _, subset, split, artist, genre in FMA_TRACKS
+        (artist, split, subset, genre, 'a, "title"\nof two lines')
+        for _, subset, split, artist, genre in FMA_TRACKS
     ]
     table = pd.DataFrame(rows, columns=columns, index=pd.Index([t[0] for t in FMA_TRACKS], name="track_id"))
     (tmp_path / "fma_metadata").mkdir()

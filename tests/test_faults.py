@@ -1,6 +1,8 @@
-"""Fault trials: whatever happens, nothing is lost, nothing is half-written, every drop is listed, the next call completes.
+"""Fault trials: whatever happens, nothing is lost, nothing is half-written, every drop is listed,
+the next call completes.
 
-A few of each kind here; `make faults` (COLA_FAULTS=all) makes as many as the README says, and counts them.
+A few of each kind here; `make faults` (COLA_FAULTS=all) makes as many as the README says, and
+counts them.
 """
 
 import functools
@@ -24,14 +26,16 @@ import soundfile
 from conftest import tone
 from safetensors.torch import load_file
 
-from colalib import audio, corpora, store, training
+from colalib import training
 from colalib.cli import main
-from colalib.corpora import download
+from colalib.data import audio, corpora, store
+from colalib.data.corpora import download
 from colalib.settings import PretrainConfig
 
 ALL = os.environ.get("COLA_FAULTS") == "all"
 FORMATS = ("wav", "flac", "ogg", "mp3")
-FILES, INDEXES, KILLS = (200, 50, 10) if ALL else (12, 15, 1)  # of each format; in all; of each command
+# of each format; in all; of each command
+FILES, INDEXES, KILLS = (200, 50, 10) if ALL else (12, 15, 1)
 
 
 def command(*words):
@@ -49,7 +53,7 @@ def one_line(text):
     return len(told) == 1 and "Traceback" not in text
 
 
-# ------------------------------------------------------------------------------------------------ malformed files
+# ---------------------------------------------------------------------------------- malformed files
 
 
 def malformed(good: bytes, rng: random.Random) -> bytes:
@@ -63,7 +67,9 @@ def malformed(good: bytes, rng: random.Random) -> bytes:
         "a part missing": lambda: good[:at] + good[at + size :],
         "a part twice": lambda: good[: at + size] + good[at:],
         "garbage inserted": lambda: good[:at] + rng.randbytes(size) + good[at:],
-        "head changed": lambda: bytes(rng.randrange(256) if rng.random() < 0.3 else b for b in good[:64]) + good[64:],
+        "head changed": lambda: (
+            bytes(rng.randrange(256) if rng.random() < 0.3 else b for b in good[:64]) + good[64:]
+        ),
         "head only": lambda: good[: rng.randrange(1, 64)],
         "no head": lambda: good[rng.randrange(1, 64) :],
         "noise": lambda: rng.randbytes(n),
@@ -75,8 +81,8 @@ def malformed(good: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_malformed_audio(tmp_path, form):
-    """One call over many damaged files and a few good ones: each is in the store with finite frames or listed with its reason,
-    the good ones as if they were alone."""
+    """One call over many damaged files and a few good ones: each is in the store with finite frames
+    or listed with its reason, the good ones as if they were alone."""
     rng, root = random.Random(form), tmp_path / "corpus"
     root.mkdir()
     wave = tone(330, 2.0, 1)
@@ -85,7 +91,8 @@ def test_malformed_audio(tmp_path, form):
         soundfile.write(file, wave, 16_000, format=f.upper())
     good = other[form].getvalue()
     for i in range(FILES):
-        content = malformed(good, rng) if i else other[FORMATS[FORMATS.index(form) - 1]].getvalue()  # another format
+        # another format
+        content = malformed(good, rng) if i else other[FORMATS[FORMATS.index(form) - 1]].getvalue()
         (root / f"bad-{i:03d}.{form}").write_bytes(content)
     for i in range(3):
         (root / f"good-{i}.{form}").write_bytes(good)
@@ -102,7 +109,9 @@ def test_malformed_audio(tmp_path, form):
         assert not path.startswith("good") or np.array_equal(frames, alone)
     assert {"good-0", "good-1", "good-2"} <= {p.split(".")[0] for p in made.clips["path"]}
     assert clean(tmp_path)
-    print(f"{form}: {FILES} malformed files, {len(made.quarantine)} listed, {len(made) - 3} still could be decoded")
+    print(
+        f"{form}: {FILES} malformed files, {len(made.quarantine)} listed, {len(made) - 3} still could be decoded"
+    )
 
 
 def broken_table(good: bytes, rng: random.Random) -> bytes:
@@ -145,7 +154,9 @@ def broken_table(good: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("trial", range(INDEXES))
 def test_malformed_indexes(folder, tmp_path, trial, capsys):
-    """A damaged index is refused in one line before anything is written, or is good enough for a store that lists all."""
+    """A damaged index is refused in one line before anything is written, or is good enough for a
+    store that lists all.
+    """
     root = tmp_path / "corpus"
     root.mkdir()
     for part in ("low", "middle", "high"):
@@ -164,12 +175,16 @@ def test_malformed_indexes(folder, tmp_path, trial, capsys):
     assert clean(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ kills
+# -------------------------------------------------------------------------------------------- kills
 
 
 def one_thread():
-    """Variables for a run that can be compared bit for bit. Temporary files lie on another disk, where there is one."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"} | ({"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {})
+    """Variables for a run that can be compared bit for bit. Temporary files lie on another disk,
+    where there is one.
+    """
+    return {**os.environ, "OMP_NUM_THREADS": "1"} | (
+        {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}
+    )
 
 
 def in_peace(words):
@@ -180,7 +195,9 @@ def in_peace(words):
 
 
 def kills(words, seconds, rng, out):
-    """Kill a command that takes so many seconds, at a random moment, once at least and then while chance will have it."""
+    """Kill a command that takes so many seconds, at a random moment, once at least and then while
+    chance will have it.
+    """
     count = 0
     while True:
         hit = killed(words, rng.uniform(0.1, 0.9) * seconds)
@@ -193,7 +210,9 @@ def kills(words, seconds, rng, out):
 
 
 def killed(words, after):
-    """Run a command in a session of its own, and kill all of that after so many seconds; whether it was still at work."""
+    """Run a command in a session of its own, and kill all of that after so many seconds; whether it
+    was still at work.
+    """
     process = subprocess.Popen(
         words, env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -208,7 +227,9 @@ def killed(words, after):
 
 @pytest.fixture(scope="module")
 def seconds_to_prepare(folder, tmp_path_factory):
-    return in_peace(command("prepare", folder, "--out", tmp_path_factory.mktemp("peace") / "s", "--jobs", "2"))
+    return in_peace(
+        command("prepare", folder, "--out", tmp_path_factory.mktemp("peace") / "s", "--jobs", "2")
+    )
 
 
 @pytest.mark.parametrize("trial", range(KILLS))
@@ -268,7 +289,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
 FETCH = """
 import sys
 from pathlib import Path
-from colalib.corpora.download import Archive, fetch
+from colalib.data.corpora.download import Archive, fetch
 url, checksum, size, data = sys.argv[1:]
 fetch(Archive(url, checksum, "made", int(size), 20_000_000), Path(data), progress=False)
 """
@@ -293,7 +314,9 @@ def test_kills_while_fetching(tmp_path, trial):
     words = [sys.executable, "-c", FETCH, url, checksum, str(len(content)), str(data)]
     try:
         kills(words, 4, rng, data / "made")
-        assert not (data / "made").exists() or len(list((data / "made").iterdir())) == 400, "whole or not there"
+        assert not (data / "made").exists() or len(list((data / "made").iterdir())) == 400, (
+            "whole or not there"
+        )
         in_peace(words)
     finally:
         server.shutdown()
@@ -302,7 +325,7 @@ def test_kills_while_fetching(tmp_path, trial):
     assert {p.name for p in data.iterdir()} <= {"made", ".made.lock"}
 
 
-# ------------------------------------------------------------------------------------------------ disks and clocks
+# --------------------------------------------------------------------------------- disks and clocks
 
 
 NOBODY = """
@@ -329,7 +352,14 @@ print(json.dumps(ended))
 def test_folders_that_are_read_only(folder, mel_store, tmp_path):
     free, place = tmp_path / "free", tmp_path / "locked"
     free.mkdir(), place.mkdir()
-    for parent in (tmp_path, *tmp_path.parents[:2], folder, folder.parent, mel_store.path, mel_store.path.parent):
+    for parent in (
+        tmp_path,
+        *tmp_path.parents[:2],
+        folder,
+        folder.parent,
+        mel_store.path,
+        mel_store.path.parent,
+    ):
         parent.chmod(0o755)
     place.chmod(0o555)
     words = [
@@ -339,7 +369,9 @@ def test_folders_that_are_read_only(folder, mel_store, tmp_path):
         ["embed", str(mel_store.path), "--encoder", "default", "--out", "{place}/e.npz"],
     ]
     done = subprocess.run(
-        [sys.executable, "-c", NOBODY, json.dumps(words), str(free), str(place)], capture_output=True, text=True
+        [sys.executable, "-c", NOBODY, json.dumps(words), str(free), str(place)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     for name, code, told in json.loads(done.stdout.splitlines()[-1]):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from colalib import evaluation, hear
-from colalib.audio import MelConfig, load_audio, log_mel
-from colalib.segments import Clips
+from colalib.data.audio import MelConfig, load_audio, log_mel
+from colalib.data.clips import Clips
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,10 @@ def test_scenes_and_time_stamps(model, seconds):
     scenes = hear.get_scene_embeddings(audio, model)
     assert scenes.shape == (3, model.scene_embedding_size) and scenes.dtype == torch.float32
     embeddings, times = hear.get_timestamp_embeddings(audio, model)
-    assert embeddings.dtype == torch.float32 and embeddings.shape == (*times.shape, model.timestamp_embedding_size)
+    assert embeddings.dtype == torch.float32 and embeddings.shape == (
+        *times.shape,
+        model.timestamp_embedding_size,
+    )
     assert len(times) == 3 and times[0, 0] == 0 and 1000 * seconds - 60 < times[0, -1] <= 1000 * seconds
     gaps = times.diff(dim=1)
     assert ((gaps - gaps.mean()).abs() < 1e-3).all() and (gaps <= 50).all()

@@ -1,4 +1,6 @@
-"""The project's own files: environments name the same packages, sizes stay small, nothing points elsewhere."""
+"""The project's own files: environments name the same packages, sizes stay small, nothing points
+elsewhere.
+"""
 
 import re
 import subprocess
@@ -20,8 +22,8 @@ CONSTRAINTS = [
 
 
 def test_conda_gets_the_same_packages():
-    """environment.yml takes only python and pip from conda-forge; pip installs the project itself, so its dependencies are
-    the one list in pyproject.toml, under the same constraints."""
+    """environment.yml takes only python and pip from conda-forge; pip installs the project itself,
+    so its dependencies are the one list in pyproject.toml, under the same constraints."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["channels"] == ["conda-forge"]
     *conda, pip = environment["dependencies"]
@@ -33,7 +35,10 @@ def test_conda_gets_the_same_packages():
 
 
 EXTRAS = [
-    text for extra in PROJECT["optional-dependencies"].values() for text in extra if not text.startswith("colalib[")
+    text
+    for extra in PROJECT["optional-dependencies"].values()
+    for text in extra
+    if not text.startswith("colalib[")
 ]
 
 
@@ -60,7 +65,9 @@ def test_tracked_files_are_small_and_of_this_project():
 def test_python_outside_the_range_is_refused(tmp_path):
     """`make` with an interpreter that says it is 3.10 stops with one line."""
     fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\n[ "$1" = -c ] && exec python3 -c "import sys; sys.version_info = (3, 10, 0); $2"\n')
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exec python3 -c "import sys; sys.version_info = (3, 10, 0); $2"\n'
+    )
     fake.chmod(0o755)
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     ended = subprocess.run(["make", "course", f"PYTHON={fake}"], cwd=tmp_path, capture_output=True, text=True)

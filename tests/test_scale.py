@@ -1,4 +1,6 @@
-"""What a larger machine needs: several processes, batches larger than memory, an end that comes early."""
+"""What a larger machine needs: several processes, batches larger than memory, an end that comes
+early.
+"""
 
 import json
 import os
@@ -19,15 +21,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import colalib
-from colalib import bench, corpora, scaling, segments, store, training
+from colalib import training
+from colalib.cola import OBJECTIVES, gathered
+from colalib.course import bench, scaling
+from colalib.data import corpora, segments, store
+from colalib.data.clips import Clips, pair_batch, pretraining_clips
+from colalib.data.segments import StepDataset
+from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.export import to_onnx
-from colalib.files import leads
-from colalib.models import Encoder
-from colalib.objectives import OBJECTIVES, gathered
-from colalib.runs import load_encoder
-from colalib.segments import Clips, Steps, pair_batch
+from colalib.files import is_main_process
 from colalib.settings import PretrainConfig
+from colalib.training.runs import load_encoder
 
 
 class Toy(nn.Module):
@@ -69,7 +74,17 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
 
 
 def command(store, out, *more):
-    base = [sys.executable, "-m", "colalib", "pretrain", str(store.path), "--out", str(out), "--accelerator", "cpu"]
+    base = [
+        sys.executable,
+        "-m",
+        "colalib",
+        "pretrain",
+        str(store.path),
+        "--out",
+        str(out),
+        "--accelerator",
+        "cpu",
+    ]
     return [*base, *map(str, more)]
 
 
@@ -80,7 +95,9 @@ def test_two_processes_train_and_resume(mel_store, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoder in") == 1 and (out / "encoder.safetensors").exists()
     assert next(r["step"] for r in metrics(out) if r["train/loss"]) == "4" and column(out, "valid/loss")
-    again = subprocess.run(command(mel_store, out, *several, "--resume"), capture_output=True, text=True, env=threads)
+    again = subprocess.run(
+        command(mel_store, out, *several, "--resume"), capture_output=True, text=True, env=threads
+    )
     assert again.returncode == 0, again.stderr
     if find_spec("tensorboard"):
         assert list((out / "tensorboard").glob("events.*"))
@@ -88,13 +105,18 @@ def test_two_processes_train_and_resume(mel_store, tmp_path):
 
 def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
     with pytest.raises(UserError, match="take a multiple"):
-        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(batch_size=15, steps=2), trainer={"devices": 2})
+        training.pretrain(
+            [mel_store], tmp_path / "run", PretrainConfig(batch_size=15, steps=2), trainer={"devices": 2}
+        )
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("started", "asked", "says"),
-    [("2", {"devices": 1}, "2 processes were started"), (None, {"devices": 1, "num_nodes": 2}, "torchrun or srun")],
+    [
+        ("2", {"devices": 1}, "2 processes were started"),
+        (None, {"devices": 1, "num_nodes": 2}, "torchrun or srun"),
+    ],
 )
 def test_processes_that_do_not_agree(mel_store, tmp_path, monkeypatch, started, asked, says):
     if started:
@@ -117,7 +139,7 @@ def test_processes_share_a_batch(mel_store):
 
 def test_workers_draw_the_same_batches(mel_store):
     clips = Clips([mel_store], [np.arange(len(mel_store))])
-    steps = Steps(lambda step: pair_batch(clips, step, 4, 0), lambda: 5)
+    steps = StepDataset(lambda step: pair_batch(clips, step, 4, 0), lambda: 5)
     loaded = [iter(DataLoader(steps, batch_size=None, num_workers=n)) for n in (0, 2)]
     for step in range(5, 10):
         one, two = (next(batches) for batches in loaded)
@@ -131,7 +153,7 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
     torch.manual_seed(0)
     pair, found = torch.randn(2, 12, 98, 64), []
     for chunk in (0, 4):
-        encoder = Encoder("b0-small", recipe=kind).train()
+        encoder = Encoder("b0-small", cpu_precision=kind).train()
         encoder.load_state_dict(found[0][2] if found else encoder.state_dict())
         state = {k: v.clone() for k, v in encoder.state_dict().items()}
         torch.manual_seed(1)
@@ -146,7 +168,9 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
         found.append((loss.detach(), [p.grad for p in encoder.parameters()], state, running))
     (loss, grads, _, running), (loss_chunked, grads_chunked, _, running_chunked) = found
     assert torch.allclose(loss, loss_chunked, rtol=1e-4)
-    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max()) for a, b in zip(grads, grads_chunked))
+    assert all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4 * a.abs().max()) for a, b in zip(grads, grads_chunked)
+    )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(running, running_chunked))
     assert {m.momentum for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}, (
         "the next step moves them too"
@@ -154,11 +178,15 @@ def test_chunks_have_the_gradients_of_the_batch(kind):
 
 
 def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
-    """SIGTERM, as before a machine is taken away: a checkpoint, one line, and the weights of a run in one go."""
+    """SIGTERM, as before a machine is taken away: a checkpoint, one line, and the weights of a run
+    in one go.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     length = ["--steps", 24, "--batch-size", 8]
-    process = subprocess.Popen(command(mel_store, two, *length), stderr=subprocess.PIPE, text=True, env=threads)
+    process = subprocess.Popen(
+        command(mel_store, two, *length), stderr=subprocess.PIPE, text=True, env=threads
+    )
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if (two / "metrics.csv").exists() and column(two, "train/loss"):
@@ -228,7 +256,9 @@ def test_export_equals_torch(tmp_path):
     readout, h = session.run(None, {"segments": x.numpy()})
     encoder = load_encoder("default").encoder
     with torch.no_grad():
-        assert np.allclose(readout, encoder.readout(x), atol=1e-3) and np.allclose(h, encoder(x), atol=1e-3)
+        assert np.allclose(readout, encoder.block_features(x), atol=1e-3) and np.allclose(
+            h, encoder(x), atol=1e-3
+        )
     told = {p.key: p.value for p in onnx.load(tmp_path / "encoder.onnx").metadata_props}
     assert json.loads(told["mel"])["n_mels"] == 64 and told["encoder"] == "default"
     with pytest.raises(UserError, match="is not a run"):
@@ -256,7 +286,7 @@ class Read:
 def test_of_a_large_store_only_the_crops_are_read(tmp_path, monkeypatch):
     made = store.MelStore(bench.sparse_store(tmp_path))
     assert len(made) == 106_574 and made.frames(106_573).shape == (3000, 64)
-    clips, read = training.pretraining_clips([made]), []
+    clips, read = pretraining_clips([made]), []
     usual = made._shard
     monkeypatch.setattr(made, "_shard", lambda shard: Read(range(len(usual(shard))), read))
     anchors, positives = pair_batch(clips, 0, 1024, 0)
@@ -286,4 +316,4 @@ def test_one_process_leads(monkeypatch, told, first):
         monkeypatch.delenv(name, raising=False)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert leads() == first
+    assert is_main_process() == first

@@ -1,4 +1,6 @@
-"""What can be turned and heard in the notebooks: one call a widget, each a thin face on functions that work without it."""
+"""What can be turned and heard in the notebooks: one call a widget, each a thin face on functions
+that work without it.
+"""
 
 from colalib.widgets.calculator import calculator
 from colalib.widgets.explorer import results_explorer

@@ -1,4 +1,6 @@
-"""The results explorer (notebook 5): accuracies with intervals, and a confusion matrix whose cells can be heard."""
+"""The results explorer (notebook 5): accuracies with intervals, and a confusion matrix whose cells
+can be heard.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ import ipywidgets as w
 import pandas as pd
 from matplotlib.figure import Figure
 
-from colalib import audio, intervals, plots
-from colalib.corpora import Corpus
+from colalib.data import audio
+from colalib.data.corpora import Corpus
+from colalib.evaluation import intervals, plots
 from colalib.widgets import parts
 
 
@@ -22,8 +25,10 @@ def confusion(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
     return counts / of["seed"].nunique()
 
 
-def mistaken(predictions: pd.DataFrame, model: str, label: str, predicted: str) -> list[str]:
-    """Ids of the clips of class `label` that a model called `predicted`, those most seeds agree on first."""
+def misclassified(predictions: pd.DataFrame, model: str, label: str, predicted: str) -> list[str]:
+    """Ids of the clips of class `label` that a model called `predicted`, those most seeds agree on
+    first.
+    """
     of = predictions[(predictions["model"] == model) & (predictions["label"] == label)]
     share = (of["predicted"] == predicted).groupby(of["clip_id"]).mean()
     return list(share[share > 0].sort_values(ascending=False, kind="stable").index)
@@ -31,9 +36,10 @@ def mistaken(predictions: pd.DataFrame, model: str, label: str, predicted: str) 
 
 def results_explorer(
     corpus: Corpus, predictions: pd.DataFrame | Path | str | list[Path], seconds: float = 5.0
-) -> parts.Panel:
-    """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its clips. `predictions`: the table
-    that `evaluation.compare` returns, or files such as predictions.csv, one or several. `seconds`: of each clip heard."""
+) -> parts.WidgetWithFallback:
+    """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its
+    clips. `predictions`: the table that `evaluation.compare` returns, or files such as
+    predictions.csv, one or several. `seconds`: of each clip heard."""
     if not isinstance(predictions, pd.DataFrame):
         files = predictions if isinstance(predictions, list) else [predictions]
         read = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
@@ -94,8 +100,10 @@ def results_explorer(
         return w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, grid_gap="2px"))
 
     def listen(label: str, predicted: str) -> None:
-        ids = mistaken(of_task(), model.value, label, predicted)
-        state.update(left=ids, said=f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips</p>")
+        ids = misclassified(of_task(), model.value, label, predicted)
+        state.update(
+            left=ids, said=f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips</p>"
+        )
         listen_on()
 
     def listen_on(*_) -> None:
@@ -109,25 +117,28 @@ def results_explorer(
             except (audio.Unusable, KeyError) as error:
                 players.append(f"<p>{parts.text(f'{clip}: {error}')}</p>")
         heard.value = state["said"] + "".join(players)
-        more.description, more.layout.display = f"{len(state['left'])} more", "" if state["left"] else "none"
+        more.description, more.layout.display = (
+            f"{len(state['left'])} more",
+            "" if state["left"] else "none",
+        )
 
     task.observe(show_task, "value")
     model.observe(show_model, "value")
     more.on_click(listen_on)
     show_task()
-    parts.remember("results_explorer", {"task": task, "model": model})
+    parts.persist("results_explorer", {"task": task, "model": model})
     right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em", margin="0 0 0 12px"))
-    return parts.Panel(
+    return parts.WidgetWithFallback(
         [
             w.HBox([task, model]),
             bars,
             w.HBox([grid, right], layout=w.Layout(flex_flow="row wrap", align_items="flex-start")),
         ],
-        lambda: _still(of_task(), model.value),
+        lambda: _static_figure(of_task(), model.value),
     )
 
 
-def _still(predictions: pd.DataFrame, model: str) -> Figure:
+def _static_figure(predictions: pd.DataFrame, model: str) -> Figure:
     """Accuracies and one confusion matrix, for where widgets cannot run."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,6 @@
-"""The mel laboratory (notebook 1): turn the parameters of a log-mel spectrogram, see it and hear what is left."""
+"""The mel laboratory (notebook 1): turn the parameters of a log-mel spectrogram, see it and hear
+what is left.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ import ipywidgets as w
 import numpy as np
 from matplotlib.figure import Figure
 
-from colalib import audio, plots
-from colalib.audio import MelConfig
+from colalib.data import audio
+from colalib.data.audio import MelConfig
 from colalib.errors import UserError
+from colalib.evaluation import plots
 from colalib.widgets import parts
 
 
@@ -27,7 +30,9 @@ class MelView:
 
 
 def analyse(wave: np.ndarray, config: MelConfig) -> MelView:
-    """Log-mel frames of a waveform [samples] under `config`, its filterbank, both as a figure, and what they cost."""
+    """Log-mel frames of a waveform [samples] under `config`, its filterbank, both as a figure, and
+    what they cost.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Empty filters")  # counted below
         frames, filters = audio.log_mel(wave, config), audio.mel_filters(config)
@@ -42,7 +47,9 @@ def analyse(wave: np.ndarray, config: MelConfig) -> MelView:
         "at the floor": f"{100 * np.mean(frames <= config.silence + 1e-6):.0f}% of the values",
     }
     if empty:
-        numbers["empty bands"] = f"{empty}: narrower than a step of the transform; take fewer bands or a longer FFT"
+        numbers["empty bands"] = (
+            f"{empty}: narrower than a step of the transform; take fewer bands or a longer FFT"
+        )
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     plots.spectrogram(frames, config, left, "log-mel spectrogram")
@@ -54,21 +61,33 @@ def analyse(wave: np.ndarray, config: MelConfig) -> MelView:
     return MelView(frames, filters, figure, numbers)
 
 
-def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 4.0) -> parts.Panel:
-    """Sliders for window, FFT length, hop, bands, range and log floor; spectrogram, filterbank, a re-synthesis and the cost
-    follow. `sounds`: name → audio file or waveform [samples] at 16 kHz, of which the first `seconds` are taken; a file of
-    one's own can be dropped in."""
+def mel_laboratory(
+    sounds: dict[str, Path | str | np.ndarray], seconds: float = 4.0
+) -> parts.WidgetWithFallback:
+    """Sliders for window, FFT length, hop, bands, range and log floor; spectrogram, filterbank, a
+    re-synthesis and the cost follow. `sounds`: name → audio file or waveform [samples] at 16 kHz,
+    of which the first `seconds` are taken; a file of one's own can be dropped in."""
     if not sounds:
         raise UserError("a laboratory without a sound: name at least one")
     usual = MelConfig()
-    wide = {"style": {"description_width": "7em"}, "layout": w.Layout(width="24em"), "continuous_update": False}
+    wide = {
+        "style": {"description_width": "7em"},
+        "layout": w.Layout(width="24em"),
+        "continuous_update": False,
+    }
     controls = {
-        "clip": w.Dropdown(options=list(sounds), description="clip", style=wide["style"], layout=wide["layout"]),
+        "clip": w.Dropdown(
+            options=list(sounds), description="clip", style=wide["style"], layout=wide["layout"]
+        ),
         "window": w.IntSlider(25, 5, 120, 5, description="window (ms)", **wide),
-        "n_fft": w.SelectionSlider(options=[512, 1024, 2048, 4096], value=1024, description="FFT (samples)", **wide),
+        "n_fft": w.SelectionSlider(
+            options=[512, 1024, 2048, 4096], value=1024, description="FFT (samples)", **wide
+        ),
         "hop": w.FloatSlider(10, min=2.5, max=40, step=2.5, description="hop (ms)", **wide),
         "n_mels": w.IntSlider(64, 8, 256, 8, description="bands", **wide),
-        "range": w.IntRangeSlider(value=(60, 7800), min=0, max=8000, step=20, description="range (Hz)", **wide),
+        "range": w.IntRangeSlider(
+            value=(60, 7800), min=0, max=8000, step=20, description="range (Hz)", **wide
+        ),
         "floor": w.FloatLogSlider(
             1e-5, base=10, min=-8, max=0, step=1, description="log floor", readout_format=".0e", **wide
         ),
@@ -79,7 +98,8 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
 
     def config() -> MelConfig:
         window = round(controls["window"].value * usual.sample_rate / 1000)
-        n_fft = max(controls["n_fft"].value, 1 << (window - 1).bit_length())  # the window must fit in
+        # the window must fit in
+        n_fft = max(controls["n_fft"].value, 1 << (window - 1).bit_length())
         low, high = controls["range"].value
         return replace(
             usual,
@@ -113,9 +133,8 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
         numbers.value = parts.listing(view.numbers)
         original.value = parts.sound(x, "original")
         heard = audio.resynthesise(view.frames, c)[: len(x)]
-        heard *= min(
-            1.0, np.abs(x).max() / max(np.abs(heard).max(), 1e-9)
-        )  # windows that hardly overlap make it explode
+        # windows that hardly overlap make it explode
+        heard *= min(1.0, np.abs(x).max() / max(np.abs(heard).max(), 1e-9))
         again.value = parts.sound(heard, "re-synthesis from the spectrogram")
         said.value = (
             f"FFT lengthened to {c.n_fft} samples, or the window would not fit"
@@ -146,12 +165,14 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
         state["held"] = False
         show()
 
-    parts.remember("mel_laboratory", controls)
+    parts.persist("mel_laboratory", controls)
     for control in controls.values():
         control.observe(show, "value")
     reset.on_click(to_usual)
     show()
-    left = w.VBox([*controls.values(), w.HBox([parts.FileDrop(dropped), reset])], layout=w.Layout(width="26em"))
+    left = w.VBox(
+        [*controls.values(), w.HBox([parts.FileDrop(dropped), reset])], layout=w.Layout(width="26em")
+    )
     right = w.VBox([numbers, original, again, said], layout=w.Layout(flex="1 1 20em"))
     row = w.HBox([left, right], layout=w.Layout(flex_flow="row wrap"))
-    return parts.Panel([row, figure], lambda: state["figure"])
+    return parts.WidgetWithFallback([row, figure], lambda: state["figure"])

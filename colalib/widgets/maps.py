@@ -1,4 +1,6 @@
-"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or two spaces at once."""
+"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or
+two spaces at once.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ from jupyter_core.paths import jupyter_runtime_dir
 from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
-from colalib import audio, course, evaluation, plots, segments
-from colalib.corpora import Corpus
+from colalib import course, evaluation
+from colalib.data import audio, segments
+from colalib.data.corpora import Corpus
+from colalib.data.store import MelStore
+from colalib.encoder import Encoder, in_batches, pool_segments
+from colalib.evaluation import plots
 from colalib.files import atomic, fingerprint
-from colalib.models import Encoder, in_parts, whole_clip
-from colalib.store import MelStore
 from colalib.widgets import parts
 
 HERE = Path(__file__).parent
@@ -36,8 +40,8 @@ PLAYABLE = {".mp3", ".wav", ".flac", ".ogg"}  # what browsers play
 
 
 class Space(NamedTuple):
-    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP; and their encoder, if other
-    recordings are to be placed on the map."""
+    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP;
+    and their encoder, if other recordings are to be placed on the map."""
 
     features: np.ndarray
     reducer: object  # umap.UMAP: `embedding_` [n, 2], `transform`
@@ -52,7 +56,8 @@ class Map(anywidget.AnyWidget):
     size = traitlets.Int().tag(sync=True)
     names = traitlets.List().tag(sync=True)  # of the spaces
     titles = traitlets.List().tag(sync=True)  # of the clips
-    columns = traitlets.Dict().tag(sync=True)  # column → {"names": values, "colours": one each, "codes": one a clip}
+    # column → {"names": values, "colours": one each, "codes": one a clip}
+    columns = traitlets.Dict().tag(sync=True)
     column = traitlets.Unicode().tag(sync=True)
     points = traitlets.Bytes().tag(sync=True)  # float32 [spaces, n, 2]
     near = traitlets.List().tag(sync=True)  # a space: neighbours [n · k]
@@ -62,11 +67,12 @@ class Map(anywidget.AnyWidget):
     offsets = traitlets.List().tag(sync=True)  # where they begin, and the end
     selected = traitlets.Int(-1).tag(sync=True)
     picked = traitlets.List().tag(sync=True)
-    added = traitlets.List().tag(sync=True)  # {"name", "sound", "points": [x, y] a space, "near": numbers a space}
+    # {"name", "sound", "points": [x, y] a space, "near": numbers a space}
+    added = traitlets.List().tag(sync=True)
     latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
 
 
-def compressed(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
+def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
     """The beginning of samples at 16 kHz as MP3."""
     file = io.BytesIO()
     part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
@@ -77,13 +83,15 @@ def compressed(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
 def preview(path: Path) -> bytes:
     """The beginning of a recording as MP3; nothing if it can't be read."""
     try:
-        return compressed(audio.load_audio(path))
+        return to_mp3(audio.load_audio(path))
     except audio.Unusable:
         return b""
 
 
 def server_root() -> Path:
-    """The folder whose files the Jupyter server gives out: of the server that started this kernel, else the course's own."""
+    """The folder whose files the Jupyter server gives out: of the server that started this kernel,
+    else the course's own.
+    """
     file = Path(jupyter_runtime_dir()) / f"jpserver-{os.environ.get('JPY_PARENT_PID')}.json"
     try:
         return Path(json.loads(file.read_text())["root_dir"]).resolve()
@@ -92,8 +100,9 @@ def server_root() -> Path:
 
 
 def links(files: list[Path]) -> list[str]:
-    """Addresses of recordings on the Jupyter server, under its base. Files that the server doesn't give out are hard-linked to
-    a folder that it does; of those that can't be, or that browsers don't play, a preview is made there."""
+    """Addresses of recordings on the Jupyter server, under its base. Files that the server doesn't
+    give out are hard-linked to a folder that it does; of those that can't be, or that browsers
+    don't play, a preview is made there."""
     root, kept = server_root(), (course.runs() / "previews").resolve()
     if not kept.is_relative_to(root):
         kept = Path.cwd() / "previews"
@@ -103,7 +112,10 @@ def links(files: list[Path]) -> list[str]:
         path = path.resolve()
         plays = path.suffix.lower() in PLAYABLE
         if not plays or not path.is_relative_to(root):
-            made_of = [str(path), *((f"{(at := path.stat()).st_mtime_ns}", f"{at.st_size}") if path.exists() else ())]
+            made_of = [
+                str(path),
+                *((f"{(at := path.stat()).st_mtime_ns}", f"{at.st_size}") if path.exists() else ()),
+            ]
             copy = kept / (fingerprint(made_of) + (path.suffix if plays else ".mp3"))
             if plays and not copy.exists():
                 with suppress(OSError):  # another disk, or no such links there
@@ -118,13 +130,17 @@ def links(files: list[Path]) -> list[str]:
 
 
 def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in the space itself.
-    Raises `ValueError` for a space without an encoder."""
+    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in
+    the space itself. Raises `ValueError` for a space without an encoder."""
     if space.encoder is None:
         raise ValueError("this space has no encoder to embed a recording with")
-    x = torch.from_numpy(segments.cut(audio.log_mel(wave, store.mel), evaluation.HOP, silence=store.mel.silence))
+    x = torch.from_numpy(
+        segments.split_segments(
+            audio.log_mel(wave, store.mel), segments.EVAL_HOP_FRAMES, silence=store.mel.silence
+        )
+    )
     with torch.no_grad():
-        embedding = whole_clip(in_parts(space.encoder.eval().readout, x)).numpy()[None]
+        embedding = pool_segments(in_batches(space.encoder.eval().block_features, x)).numpy()[None]
     scaler = StandardScaler().fit(space.features)
     new, all_ = scaler.transform(embedding), scaler.transform(space.features)
     similarity = all_ @ new[0] / (np.linalg.norm(all_, axis=1) * np.linalg.norm(new) + 1e-9)
@@ -133,18 +149,23 @@ def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[
 
 def embedding_map(
     corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None = None, k: int = 5
-) -> parts.Panel:
-    """Maps of a corpus' clips side by side: hover to read, press (or arrow keys and Enter) to hear, drag around some to list
-    and play them in turn. Lines lead to a clip's k nearest in the space itself, its own group left out.
+) -> parts.WidgetWithFallback:
+    """Maps of a corpus' clips side by side: hover to read, press (or arrow keys and Enter) to hear,
+    drag around some to list and play them in turn. Lines lead to a clip's k nearest in the space
+    itself, its own group left out.
 
     `spaces`: name → `Space`, one or two; `columns`: those of the store's table to colour by
-    (default: all with 2 to 20 values). A recording of one's own
-    can be added where a space has an encoder. Sounds are in the page (up to 500 clips) or files on the Jupyter server, so
-    that they play without a kernel.
+    (default: all with 2 to 20 values). A recording of one's own can be added where a space has an
+    encoder. Sounds are in the page (up to 500 clips) or files on the Jupyter server, so that they
+    play without a kernel.
     """
     clips, n = store.clips, len(store)
     if columns is None:  # those with a few values
-        columns = [c for c in clips if c == "label" or (c not in ("shard", "start") and 2 <= clips[c].nunique() <= 20)]
+        columns = [
+            c
+            for c in clips
+            if c == "label" or (c not in ("shard", "start") and 2 <= clips[c].nunique() <= 20)
+        ]
     paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
     files = [corpus.root / paths[clip] for clip in clips["clip_id"]]
     sounds = {}
@@ -159,7 +180,7 @@ def embedding_map(
         size=n,
         names=list(spaces),
         titles=clips.get("title", clips["clip_id"]).tolist(),
-        columns={c: coded(clips[c].to_numpy(dtype=object)) for c in columns},
+        columns={c: encode_column(clips[c].to_numpy(dtype=object)) for c in columns},
         column=columns[0],
         points=np.stack([s.reducer.embedding_ for s in spaces.values()]).astype(np.float32).tobytes(),
         near=[found.ravel().tolist() for found in near],
@@ -172,7 +193,7 @@ def embedding_map(
     def add(name: str, wave: np.ndarray) -> None:
         said.value = f"{parts.text(name)}: embedding …"
         found = [place(s, wave, store, k) for s in spaces.values()]
-        sound = "data:audio/mpeg;base64," + base64.b64encode(compressed(wave)).decode()
+        sound = "data:audio/mpeg;base64," + base64.b64encode(to_mp3(wave)).decode()
         point = {"name": name, "sound": sound, "points": [xy.tolist() for xy, _ in found]}
         page.added = [*page.added, point | {"near": [near.tolist() for _, near in found]}]
         said.value = f"{parts.text(name)}: the star on the map; its nearest are listed"
@@ -192,23 +213,28 @@ def embedding_map(
                 said.value = parts.text(f"{file.name}: {error}")
 
     path.observe(typed, "value")
-    parts.remember("embedding_map", {"column": page}, "column")
+    parts.persist("embedding_map", {"column": page}, "column")
     children = [page]
     if all(s.encoder is not None for s in spaces.values()):
         children.append(
-            w.HBox([parts.FileDrop(dropped), path, said], layout=w.Layout(flex_flow="row wrap", align_items="center"))
+            w.HBox(
+                [parts.FileDrop(dropped), path, said],
+                layout=w.Layout(flex_flow="row wrap", align_items="center"),
+            )
         )
-    return parts.Panel(children, lambda: _still(store, spaces, page.column))
+    return parts.WidgetWithFallback(children, lambda: _static_figure(store, spaces, page.column))
 
 
-def coded(values: np.ndarray) -> dict:
-    """A column as numbers: its values with a colour each (those of `plots.embedding_map`), and a number a clip."""
+def encode_column(values: np.ndarray) -> dict:
+    """A column as numbers: its values with a colour each (those of `plots.embedding_map`), and a
+    number a clip.
+    """
     names, codes = np.unique(values.astype(str), return_inverse=True)
     colour = {"": "#CCCCCC"} | plots.colours(set(names) - {""})
     return {"names": names.tolist(), "colours": [colour[name] for name in names], "codes": codes.tolist()}
 
 
-def _still(store: MelStore, spaces: dict[str, Space], column: str) -> Figure:
+def _static_figure(store: MelStore, spaces: dict[str, Space], column: str) -> Figure:
     """The same maps as a figure, for print and where widgets cannot run."""
     figure = Figure(figsize=(1.5 + 5 * len(spaces), 4.4), layout="constrained")
     axes = figure.subplots(1, len(spaces), squeeze=False)[0]

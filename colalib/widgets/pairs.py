@@ -1,4 +1,6 @@
-"""The pair player (notebook 2): anchor, positive and distractors to hear and see, and the contrastive task as a quiz."""
+"""The pair player (notebook 2): anchor, positive and distractors to hear and see, and the
+contrastive task as a quiz.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch.nn import functional as F
 
-from colalib import audio, course, plots, segments
-from colalib.corpora import Corpus
+from colalib.data import audio, segments
+from colalib.data.corpora import Corpus
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.data.store import MelStore
+from colalib.encoder import Encoder
 from colalib.errors import UserError
-from colalib.files import write_json
-from colalib.models import Encoder
-from colalib.segments import FRAMES
-from colalib.store import MelStore
+from colalib.evaluation import plots
 from colalib.widgets import parts
+from colalib.widgets.choices import keep_choice, read_choices
 
 AUGMENTATIONS = {
     "random_filter": segments.random_filter,
@@ -32,20 +35,24 @@ AUGMENTATIONS = {
 
 @dataclass
 class Question:
-    """An anchor and candidates, each (clip number, first frame); `answer` is the place of the positive among the candidates."""
+    """An anchor and candidates, each (clip number, first frame); `answer` is the place of the
+    positive among the candidates.
+    """
 
     anchor: tuple[int, int]
     candidates: list[tuple[int, int]]
     answer: int
 
 
-def draw(store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: np.ndarray | None = None) -> Question:
-    """A question as pre-training asks it: two crops of one clip drawn independently, and one crop each of other clips, of
-    other groups. `rows`: the clips to draw from."""
+def draw(
+    store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: np.ndarray | None = None
+) -> Question:
+    """A question as pre-training asks it: two crops of one clip drawn independently, and one crop
+    each of other clips, of other groups. `rows`: the clips to draw from."""
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
 
     def crop(i: int) -> tuple[int, int]:
-        return int(i), int(rng.integers(max(len(store.frames(int(i))) - FRAMES, 0) + 1))
+        return int(i), int(rng.integers(max(len(store.frames(int(i))) - SEGMENT_FRAMES, 0) + 1))
 
     chosen, groups = rng.choice(rows), store.clips["group"].values
     others = rows[groups[rows] != groups[chosen]]
@@ -59,37 +66,50 @@ def draw(store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: n
 
 
 def segment(store: MelStore, place: tuple[int, int]) -> np.ndarray:
-    """The log-mel segment [FRAMES, n_mels] at a place; a short clip is centred among silence, as in a whole-clip embedding."""
+    """The log-mel segment [SEGMENT_FRAMES, n_mels] at a place; a short clip is centred among
+    silence, as in a whole-clip embedding.
+    """
     clip, start = place
-    return segments.cut(store.frames(clip)[start : start + FRAMES], FRAMES, FRAMES, store.mel.silence)[0]
+    return segments.split_segments(
+        store.frames(clip)[start : start + SEGMENT_FRAMES], SEGMENT_FRAMES, SEGMENT_FRAMES, store.mel.silence
+    )[0]
 
 
 @torch.no_grad()
 def choice(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarray]) -> int:
-    """The candidate whose h is most similar to the anchor's (cosine), of segments [FRAMES, n_mels]."""
+    """The candidate whose h is most similar to the anchor's (cosine), of segments [SEGMENT_FRAMES,
+    n_mels].
+    """
     h = encoder.eval()(torch.from_numpy(np.stack([anchor, *candidates])))
     return int(F.cosine_similarity(h[:1], h[1:]).argmax())
 
 
 def pair_player(
-    corpus: Corpus, store: MelStore, encoders: dict[str, Encoder] | None = None, candidates: int = 4, seed: int = 0
-) -> parts.Panel:
-    """Anchor, positive and distractors side by side: hear them, see where in their clips they lie, draw others, switch
-    augmentations on; or be asked which candidate comes from the anchor's clip, with the score of `encoders` (name → `Encoder`)
-    beside yours. `candidates` to choose from; `seed` of what is drawn. Clips of the test split, if there are enough groups."""
-    kept = course.choices().get("quiz")  # name → [right, asked]
+    corpus: Corpus,
+    store: MelStore,
+    encoders: dict[str, Encoder] | None = None,
+    candidates: int = 4,
+    seed: int = 0,
+) -> parts.WidgetWithFallback:
+    """Anchor, positive and distractors side by side: hear them, see where in their clips they lie,
+    draw others, switch augmentations on; or be asked which candidate comes from the anchor's clip,
+    with the score of `encoders` (name → `Encoder`) beside yours. `candidates` to choose from;
+    `seed` of what is drawn. Clips of the test split, if there are enough groups."""
+    kept = read_choices().get("quiz")  # name → [right, asked]
     score = kept if isinstance(kept, dict) and all(isinstance(v, list) for v in kept.values()) else {}
     # after a restart other questions than those answered before
     rng = np.random.default_rng([seed, score.get("you", [0, 0])[1]])
     state = {"rng": rng, "question": None, "drawn": 0, "answered": True}
-    rows = np.flatnonzero(store.clips["split"].values == "test")  # unheard by encoders of the course
+    # unheard by encoders of the course
+    rows = np.flatnonzero(store.clips["split"].values == "test")
     if len(set(store.clips["group"].values[rows])) <= candidates:
         rows = np.arange(len(store))
 
     mode = w.ToggleButtons(options=["listen", "quiz"], description="", style={"button_width": "6em"})
     another = w.Button(description="draw another", icon="random", button_style="primary")
     switches = {
-        name: w.Checkbox(False, description=name, indent=False, layout=w.Layout(width="auto")) for name in AUGMENTATIONS
+        name: w.Checkbox(False, description=name, indent=False, layout=w.Layout(width="auto"))
+        for name in AUGMENTATIONS
     }
     cards = [w.HTML() for _ in range(candidates + 1)]
     buttons = [w.Button(description="this one", layout=w.Layout(width="8em")) for _ in range(candidates)]
@@ -116,7 +136,7 @@ def pair_player(
             if any(s.value for s in switches.values()):
                 heard = audio.resynthesise(x, store.mel)
             else:
-                heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(FRAMES))]
+                heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(SEGMENT_FRAMES))]
             player = parts.sound(heard, name, rate)
         except audio.Unusable as error:
             player = f"<b>{name}</b> cannot be played: {parts.text(str(error))}"
@@ -144,7 +164,9 @@ def pair_player(
         verdict.value = asked if mode.value == "quiz" else ""
 
     def fresh(*_) -> None:
-        state.update(question=draw(store, state["rng"], candidates, rows), drawn=state["drawn"] + 1, answered=False)
+        state.update(
+            question=draw(store, state["rng"], candidates, rows), drawn=state["drawn"] + 1, answered=False
+        )
         show()
 
     def answered(button: w.Button) -> None:
@@ -152,12 +174,12 @@ def pair_player(
             return
         q, given = state["question"], buttons.index(button)
         state["answered"] = True
-        anchor, others = altered(0, q.anchor), [altered(k, c) for k, c in enumerate(q.candidates, start=1)]
+        anchor, others = (altered(0, q.anchor), [altered(k, c) for k, c in enumerate(q.candidates, start=1)])
         said = {name: choice(e, anchor, others) for name, e in (encoders or {}).items()}
         for name, k in {"you": given, **said}.items():
             right, asked = score.get(name, [0, 0])
             score[name] = [right + (k == q.answer), asked + 1]
-        write_json(course.choices_file(), course.choices() | {"quiz": score})
+        keep_choice("quiz", score)
         show()
         told = "; ".join(f"{name} chose {k + 1}" for name, k in said.items())
         right = "Right" if given == q.answer else f"No, it was candidate {q.answer + 1}"
@@ -165,7 +187,7 @@ def pair_player(
 
     def zero(_) -> None:
         score.clear()
-        write_json(course.choices_file(), course.choices() | {"quiz": score})
+        keep_choice("quiz", score)
         show()
 
     mode.observe(fresh, "value")  # a question whose answer was shown is no question
@@ -175,13 +197,15 @@ def pair_player(
     for button in buttons:
         button.on_click(answered)
     forget.on_click(zero)
-    parts.remember("pair_player", {"mode": mode, **switches})
+    parts.persist("pair_player", {"mode": mode, **switches})
     fresh()
     flow = w.Layout(flex_flow="row wrap", align_items="center")
     narrow = {"flex": "1 1 164px", "min_width": "164px", "max_width": "260px"}
     columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
-    columns += [w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)]
-    return parts.Panel(
+    columns += [
+        w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)
+    ]
+    return parts.WidgetWithFallback(
         [
             w.HBox([mode, another, *switches.values()], layout=flow),
             w.HBox(columns, layout=w.Layout(flex_flow="row wrap")),
@@ -198,7 +222,7 @@ def _standing(score: dict, encoders: dict | None) -> str:
 
 
 def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
-    """The segment [FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
+    """The segment [SEGMENT_FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
     figure = Figure(figsize=(2.1, 1.5 if hidden else 2.5), layout="constrained")
     if hidden:
         _plain(plots.spectrogram(x, store.mel, figure.subplots()))
@@ -208,7 +232,14 @@ def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool
     _plain(plots.spectrogram(x, store.mel, top)).set_xlabel("")
     _plain(plots.spectrogram(store.frames(clip), store.mel, bottom))
     height = store.mel.n_mels - 1
-    box = Rectangle((store.mel.seconds(start), 0.5), store.mel.seconds(FRAMES), height, fill=False, ec="white", lw=3)
+    box = Rectangle(
+        (store.mel.seconds(start), 0.5),
+        store.mel.seconds(SEGMENT_FRAMES),
+        height,
+        fill=False,
+        ec="white",
+        lw=3,
+    )
     bottom.add_patch(box)
     return figure
 

@@ -1,4 +1,6 @@
-"""The training panel (notebooks 3 and 4): turn settings, train in a process of its own, watch, stop, resume, compare runs."""
+"""The training panel (notebooks 3 and 4): turn settings, train in a process of its own, watch,
+stop, resume, compare runs.
+"""
 
 from __future__ import annotations
 
@@ -20,37 +22,53 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from colalib import course, plots, segments, training
+from colalib.cola import Cola
+from colalib.data import segments
+from colalib.data.clips import Clips, pretraining_clips, split_validation
+from colalib.data.store import open_store
 from colalib.errors import UserError
+from colalib.evaluation import plots
 from colalib.files import write_json
-from colalib.runs import read_checkpoint
-from colalib.segments import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
+from colalib.training.runs import read_checkpoint
 from colalib.widgets import parts
+from colalib.widgets.choices import keep_choice, read_choices
 
-# a kernel ignores SIGINT between cells, and its children would inherit that; SIGTERM, once the training runs, is answered by a
+# a kernel ignores SIGINT between cells, and its children would inherit that; SIGTERM, once the
+# training runs, is answered by a
 # checkpoint (`loop.Schedule`), and before that as Ctrl-C
 COMMAND = (
     "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
     "from colalib.cli import main; main()"
 )
 SHOWN = {
-    PretrainConfig: ("objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed"),
+    PretrainConfig: (
+        "objective",
+        "batch_size",
+        "lr",
+        "filter_db",
+        "mask_bands",
+        "temperature",
+        "margin",
+        "seed",
+    ),
     FinetuneConfig: ("labels_per_class", "optimiser", "batch_size", "lr", "weight_decay", "dropout", "seed"),
 }
 WIDE = {"style": {"description_width": "14.5em"}, "layout": w.Layout(width="29em")}
 
 
 def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
-    """A control for each of `names` among the settings of a config dataclass, made from what it says of itself: its text and
-    the paper's value are the tooltip and stand behind the name."""
+    """A control for each of `names` among the settings of a config dataclass, made from what it
+    says of itself: its text and the paper's value are the tooltip and stand behind the name."""
     made = {}
     for f in dataclasses.fields(kind):
         if f.name not in names:
             continue
         about = f.metadata
         paper = about.get("paper")
-        label = about.get("label", f.name.replace("_", " ")) + (f" (paper {paper:g})" if _number(paper) else "")
+        label = about.get("label", f.name.replace("_", " ")) + (
+            f" (paper {paper:g})" if _number(paper) else ""
+        )
         common = {"description": label, "tooltip": about["text"], **WIDE}
         low, high = about.get("between") or about.get("limits") or (0, None)
         if "choices" in about:
@@ -64,17 +82,23 @@ def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
             made[f.name] = w.BoundedIntText(f.default, min=low, max=2**31 - 1, **common)
         elif isinstance(f.default, int) and high > 128:  # by doubling
             sizes = [2**p for p in range(math.ceil(math.log2(low)), int(math.log2(high)) + 1)]
-            made[f.name] = w.SelectionSlider(options=sizes, value=f.default, continuous_update=False, **common)
+            made[f.name] = w.SelectionSlider(
+                options=sizes, value=f.default, continuous_update=False, **common
+            )
         elif isinstance(f.default, int):
             made[f.name] = w.IntSlider(f.default, min=low, max=high, continuous_update=False, **common)
         elif low and high / low >= 50:  # round numbers, three a decade
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
             values = [v for d in decades for m in (1, 2, 5) if low <= (v := float(f"{m}e{d}")) <= high]
             options = [(f"{v:g}", v) for v in [*values, high]]
-            made[f.name] = w.SelectionSlider(options=options, value=f.default, continuous_update=False, **common)
+            made[f.name] = w.SelectionSlider(
+                options=options, value=f.default, continuous_update=False, **common
+            )
         else:
             step = 0.5 if high - low > 5 else 0.05
-            made[f.name] = w.FloatSlider(f.default, min=low, max=high, step=step, continuous_update=False, **common)
+            made[f.name] = w.FloatSlider(
+                f.default, min=low, max=high, step=step, continuous_update=False, **common
+            )
     return made
 
 
@@ -95,15 +119,21 @@ def arguments(controls: dict[str, w.Widget]) -> list[str]:
 
 
 class Job:
-    """One training as its own process of the command line. What it prints goes to `RUN.log.txt` beside the run folder; its
-    number and its words to `RUN.job.json`, by which a later kernel finds it again and resumes it."""
+    """One training as its own process of the command line. What it prints goes to `RUN.log.txt`
+    beside the run folder; its number and its words to `RUN.job.json`, by which a later kernel finds
+    it again and resumes it."""
 
     def __init__(self, out: Path, given: list[str] | None = None):
-        self.out, self.log, self.kept = out, out.with_name(f"{out.name}.log.txt"), out.with_name(f"{out.name}.job.json")
+        self.out, self.log, self.kept = (
+            out,
+            out.with_name(f"{out.name}.log.txt"),
+            out.with_name(f"{out.name}.job.json"),
+        )
         self.process = None
         if given is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            apart = {"start_new_session": True}  # so that interrupting the kernel does not interrupt the training
+            # so that interrupting the kernel does not interrupt the training
+            apart = {"start_new_session": True}
             if os.name == "nt":
                 apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
             command = [sys.executable, "-c", COMMAND, *given, "--out", str(out)]
@@ -138,7 +168,9 @@ class Job:
     def error(self) -> str:
         """All that it printed, without progress bars, if it neither finished nor was interrupted."""
         text = self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
-        lines = [line for line in text.splitlines() if line.strip() and "it/s" not in line and "█" not in line]
+        lines = [
+            line for line in text.splitlines() if line.strip() and "it/s" not in line and "█" not in line
+        ]
         refused = any(line.startswith(("colalib: ", "Traceback")) or ": error: " in line for line in lines)
         if "colalib: interrupted" in text or ((self.out / "encoder.safetensors").exists() and not refused):
             return ""
@@ -166,20 +198,22 @@ def progress(run: Path) -> tuple[float, float]:
 
 @torch.no_grad()
 def similarities(run: Path, clips: Clips, pairs: int = 24) -> tuple[np.ndarray, int]:
-    """The run's own similarity of anchors and positives [pairs, pairs] from `clips`, by its last checkpoint; and the step of
-    that."""
+    """The run's own similarity of anchors and positives [pairs, pairs] from `clips`, by its last
+    checkpoint; and the step of that."""
     config = PretrainConfig(**json.loads((run / "config.json").read_text("utf-8"))["config"])
-    module = training.Cola(config, std=1.0)  # the checkpoint brings its own
+    module = Cola(config, std=1.0)  # the checkpoint brings its own
     checkpoint = read_checkpoint(run / "last.ckpt")
     module.load_state_dict(checkpoint["state_dict"])
     anchors, positives = segments.pair_batch(clips, 0, min(pairs, len(clips)), seed=0)
     module.eval()
-    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy(), checkpoint["global_step"]
+    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy(), checkpoint[
+        "global_step"
+    ]
 
 
 def table(folder: Path, kind: str) -> pd.DataFrame:
-    """The runs of a kind in a folder, oldest first: how far they came, their best validation accuracy, and in which settings
-    they differ from the defaults."""
+    """The runs of a kind in a folder, oldest first: how far they came, their best validation
+    accuracy, and in which settings they differ from the defaults."""
     usual = dataclasses.asdict({"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]())
     rows = []
     for file in sorted(folder.glob("*/config.json"), key=lambda p: p.stat().st_mtime):
@@ -189,7 +223,13 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
         found = metrics(run)
         valid = found["valid/accuracy"].dropna() if "valid/accuracy" in found else []
         changed = {k: v for k, v in made["config"].items() if v != usual.get(k)}
-        state = "training" if Job(run).found() else "finished" if (run / "encoder.safetensors").exists() else "stopped"
+        state = (
+            "training"
+            if Job(run).found()
+            else "finished"
+            if (run / "encoder.safetensors").exists()
+            else "stopped"
+        )
         rows.append(
             {
                 "run": run.name,
@@ -203,9 +243,13 @@ def table(folder: Path, kind: str) -> pd.DataFrame:
 
 
 def curves(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps; on validation dashed."""
+    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps; on
+    validation dashed.
+    """
     names = {"train/loss": "loss (nats)", "train/accuracy": "accuracy", "train/rank": "rank of the positive"}
-    names = {c: label for c, label in names.items() if any(c in m and m[c].notna().any() for m in runs.values())}
+    names = {
+        c: label for c, label in names.items() if any(c in m and m[c].notna().any() for m in runs.values())
+    }
     figure = Figure(figsize=(8.1, 2.3 + 0.2 * len(runs) * (len(runs) > 1)), layout="constrained")
     axes = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
     for ax, (column, label) in zip(axes, names.items()):
@@ -226,19 +270,22 @@ def training_panel(
     kind: type = PretrainConfig,
     names: tuple[str, ...] | None = None,
     starts: dict[str, str | Path | None] | None = None,
-) -> parts.Panel:
+) -> parts.WidgetWithFallback:
     """Turn settings, train, watch, stop, resume; overlay the curves of the runs in `folder`.
 
-    `stores`: paths of stores to train on; `names`: the settings to show (default: `SHOWN`). Of a pre-training panel the encoder
-    that the next notebooks use can be picked; to a fine-tuning panel `starts` offers encoders to start from (name → run,
-    None: from scratch). Training is `python -m colalib pretrain` (or `finetune`) in a process of its own, so that the
-    notebook stays usable and a restarted kernel finds it still running.
+    `stores`: paths of stores to train on; `names`: the settings to show (default: `SHOWN`). Of a
+    pre-training panel the encoder that the next notebooks use can be picked; to a fine-tuning panel
+    `starts` offers encoders to start from (name → run, None: from scratch). Training is `python -m
+    colalib pretrain` (or `finetune`) in a process of its own, so that the notebook stays usable and
+    a restarted kernel finds it still running.
     """
     folder, stores = Path(folder), [str(s) for s in stores]
     pretraining = kind is PretrainConfig
     command = "pretrain" if pretraining else "finetune"
     settings = controls(kind, names or SHOWN[kind])
-    minutes = w.FloatSlider(1, min=0.25, max=30, step=0.25, description="minutes", continuous_update=False, **WIDE)
+    minutes = w.FloatSlider(
+        1, min=0.25, max=30, step=0.25, description="minutes", continuous_update=False, **WIDE
+    )
     name = w.Text(description="name of the run", **WIDE)
     start_from = w.Dropdown(
         options=[(n, str(r or "")) for n, r in (starts or {}).items()], description="start from", **WIDE
@@ -255,7 +302,7 @@ def training_panel(
     state: dict = {"job": None, "filling": False, "stopping": False}
     held = None
     if pretraining:
-        held = training.hold_out(training.pretraining_clips([training.open_store(s) for s in stores]), 0)[1]
+        held = split_validation(pretraining_clips([open_store(s) for s in stores]), 0)[1]
 
     def begin(out: Path, given: list[str] | None) -> None:
         ready(False)
@@ -302,7 +349,9 @@ def training_panel(
         resume.disabled = not now or not stopped()
 
     def stopped() -> str | None:
-        """The run to resume: of those shown, else of all, the newest that was stopped and began here."""
+        """The run to resume: of those shown, else of all, the newest that was stopped and began
+        here.
+        """
         runs = table(folder, command)
         found = [r for r in runs["run"][runs["state"] == "stopped"] if Job(folder / r).known()]
         return next(iter([r for r in found if r in overlay.value][-1:] or found[-1:]), None)
@@ -314,7 +363,9 @@ def training_panel(
             return
         figure = Figure(figsize=(3.8, 2.9), layout="constrained")
         plots.similarity_matrix(found, figure.subplots(), f"held-out pairs, step {step}")
-        matrix.value = parts.picture(figure, f"similarity matrix of {len(found)} held-out pairs; the diagonal sharpens")
+        matrix.value = parts.picture(
+            figure, f"similarity matrix of {len(found)} held-out pairs; the diagonal sharpens"
+        )
 
     def draw(*_) -> None:
         if state["filling"]:
@@ -323,7 +374,9 @@ def training_panel(
         now = [state["job"].out.name] if state["job"] else []
         found = {r: m for r in dict.fromkeys([*overlay.value, *now]) if len(m := metrics(folder / r))}
         words = "curves over steps: loss, accuracy, rank of the positive, of " + ", ".join(found)
-        curve.value = parts.picture(curves(found), words) if found else "<i>Curves appear here while a run trains.</i>"
+        curve.value = (
+            parts.picture(curves(found), words) if found else "<i>Curves appear here while a run trains.</i>"
+        )
 
     def refresh() -> None:
         runs = table(folder, command)
@@ -333,8 +386,11 @@ def training_panel(
         overlay.options = list(runs["run"])
         overlay.value = tuple(r for r in shown if r in overlay.options)
         finished = list(runs["run"][runs["state"] == "finished"])
-        choose.options = [("the course's own", ""), *((r, str(folder / r)) for r in finished if r != "pretrained")]
-        picked = course.choices().get("encoder", "")
+        choose.options = [
+            ("the course's own", ""),
+            *((r, str(folder / r)) for r in finished if r != "pretrained"),
+        ]
+        picked = read_choices().get("encoder", "")
         choose.value = picked if picked in dict(choose.options).values() else ""
         state["filling"] = False
         taken = {p.name for p in folder.glob("*")}
@@ -364,19 +420,22 @@ def training_panel(
 
     def on_choose(change) -> None:
         if not state["filling"]:
-            write_json(course.choices_file(), course.choices() | {"encoder": change["new"]})
+            keep_choice("encoder", change["new"])
 
     train.on_click(on_train)
     stop.on_click(on_stop)
     resume.on_click(on_resume)
-    usual.on_click(lambda _: [setattr(c, "value", v) for c, v in zip([*settings.values(), minutes], defaults)])
+    usual.on_click(
+        lambda _: [setattr(c, "value", v) for c, v in zip([*settings.values(), minutes], defaults)]
+    )
     overlay.observe(draw, "value")
     choose.observe(on_choose, "value")
     defaults = [c.value for c in [*settings.values(), minutes]]
     refresh()
-    parts.remember(
+    parts.persist(
         f"training_panel_{command}",
-        {**settings, "minutes": minutes, "show runs": overlay} | ({"start from": start_from} if starts else {}),
+        {**settings, "minutes": minutes, "show runs": overlay}
+        | ({"start from": start_from} if starts else {}),
     )
     ready(True)
     draw()
@@ -389,10 +448,10 @@ def training_panel(
     right = w.VBox([curve, matrix], layout=w.Layout(flex="1 1 24em", min_width="0"))
     below = w.HBox([overview, w.VBox([overlay, *([choose] if pretraining else [])])], layout=flow)
     panel = [w.HBox([w.VBox(left, layout=w.Layout(width="30em")), right], layout=flow), below]
-    return parts.Panel(panel, lambda: still(folder, command))
+    return parts.WidgetWithFallback(panel, lambda: static_figure(folder, command))
 
 
-def still(folder: Path, command: str) -> Figure:
+def static_figure(folder: Path, command: str) -> Figure:
     """The curves of the last runs, at most six, for where widgets cannot run."""
     runs = {r: metrics(folder / r) for r in table(folder, command)["run"][-6:]}
     return curves({r: m for r, m in runs.items() if len(m)})

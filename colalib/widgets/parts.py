@@ -1,4 +1,5 @@
-"""What the widgets are made of: sounds and pictures as HTML, choices that outlive the kernel, panels with a still picture.
+"""What the widgets are made of: sounds and pictures as HTML, choices that outlive the kernel,
+panels with a still picture.
 
 Takes arrays and figures; the widgets beside it put these together.
 """
@@ -22,8 +23,9 @@ import soundfile
 import traitlets
 from matplotlib.figure import Figure
 
-from colalib import audio, course
+from colalib.data import audio
 from colalib.files import write_json
+from colalib.widgets.choices import choices_file, read_choices
 
 
 def level(wave: np.ndarray) -> str:
@@ -34,7 +36,9 @@ def level(wave: np.ndarray) -> str:
 
 
 def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
-    """A player as HTML: label, length and level above it. Plays nothing by itself and leaves the loudness as it is."""
+    """A player as HTML: label, length and level above it. Plays nothing by itself and leaves the
+    loudness as it is.
+    """
     file = io.BytesIO()
     soundfile.write(file, np.clip(wave, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
     name = text(label)
@@ -59,38 +63,40 @@ def picture(figure: Figure, alt: str) -> str:
     return f'<img style="max-width:100%" alt="{text(alt)}" src="data:image/png;base64,{data}">'
 
 
-class Panel(ipywidgets.VBox):
-    """A widget with a stand-in: where widgets cannot run (GitHub, exported HTML) the picture that `still()` draws is shown."""
+class WidgetWithFallback(ipywidgets.VBox):
+    """A widget with a stand-in: where widgets cannot run (GitHub, exported HTML) the picture that
+    `static_figure()` draws is shown.
+    """
 
-    def __init__(self, children, still: Callable[[], Figure]):
+    def __init__(self, children, static_figure: Callable[[], Figure]):
         super().__init__(children)
-        self.still = still
+        self.static_figure = static_figure
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         data["text/plain"] = "a widget; where it cannot run, a picture stands in"
-        figure = self.still()
+        figure = self.static_figure()
         data["image/png"] = base64.b64encode(png(figure)).decode()
         plt.close(figure)  # or the notebook would show it once more
         return bundle
 
 
-def remember(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "value") -> None:
-    """Give controls the values they had last time, and write down every change from now on, in `choices.json` beside the
-    course's runs. A value that a control no longer takes is passed over."""
-    kept = course.choices().get(widget, {})
+def persist(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "value") -> None:
+    """Give controls the values they had last time, and write down every change from now on, in
+    `choices.json` beside the course's runs. A value that a control no longer takes is passed
+    over."""
+    kept = read_choices().get(widget, {})
     for name, control in controls.items():
         if name in kept:
-            with suppress(
-                Exception
-            ):  # traitlets raises kinds of its own; the choice is from another version of the widget
+            # traitlets raises kinds of its own; the choice is from another version of the widget
+            with suppress(Exception):
                 setattr(control, trait, tuple(kept[name]) if isinstance(kept[name], list) else kept[name])
 
         def changed(change, name=name):
-            every = course.choices()
+            every = read_choices()
             every.setdefault(widget, {})[name] = change["new"]
-            write_json(course.choices_file(), every)
+            write_json(choices_file(), every)
 
         control.observe(changed, trait)
 
@@ -98,11 +104,15 @@ def remember(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "
 def rows(frame: pd.DataFrame) -> str:
     """A table of text as HTML."""
     page = frame.to_html(index=False, border=0, justify="left")
-    return page.replace("<th>", "<th style='padding-right:14px'>").replace("<td>", "<td style='padding-right:14px'>")
+    return page.replace("<th>", "<th style='padding-right:14px'>").replace(
+        "<td>", "<td style='padding-right:14px'>"
+    )
 
 
 class FileDrop(anywidget.AnyWidget):
-    """A button that takes audio files, chosen or dropped on it; `on_file(name, content)` is called for each."""
+    """A button that takes audio files, chosen or dropped on it; `on_file(name, content)` is called
+    for each.
+    """
 
     _esm = """
     export default { render({ model, el }) {
@@ -154,5 +164,7 @@ def decode(name: str, content: bytes) -> np.ndarray:
 
 def listing(rows: dict[str, str]) -> str:
     """Names and values as a small HTML table."""
-    cells = "".join(f"<tr><th style='text-align:left'>{text(k)}</th><td>{text(v)}</td></tr>" for k, v in rows.items())
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{text(k)}</th><td>{text(v)}</td></tr>" for k, v in rows.items()
+    )
     return f"<table style='font-size:0.92em'>{cells}</table>"

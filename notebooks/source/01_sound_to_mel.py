@@ -36,15 +36,17 @@ import pandas as pd
 import soundfile
 from IPython.display import display
 
-from colalib import audio, corpora, course, evaluation, plots, store, widgets
-from colalib.audio import MelConfig
+from colalib import course, evaluation, widgets
+from colalib.data import audio, corpora, store
+from colalib.data.audio import MelConfig
+from colalib.evaluation import plots
 
 plots.style()
 profile = course.profile()
 print("Profile:", course.describe())
 
 # %% [markdown]
-# ## Where this leads
+# ## Where this is_main_process
 #
 # The demo corpus holds eight kinds of music, rendered on your own machine from real scores and sampled instruments.
 # `corpus.clips` is a table with one row a clip.
@@ -425,7 +427,7 @@ def check_1(answer):
         assert answer(samples, c) == expected, f"{samples} samples at hop {c.hop} have {expected} frames."
 
 
-course.attempt(check_1, count_frames)
+course.check_exercise(check_1, count_frames)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t that still lies in the
@@ -469,7 +471,7 @@ def check_2(answer):
         )
 
 
-course.attempt(check_2, window_for)
+course.check_exercise(check_2, window_for)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>A tone under a Hann window is no line but a hill. Its width in Hz is inversely
@@ -519,7 +521,7 @@ def check_3(answer):
             )
 
 
-course.attempt(check_3, mel_band)
+course.check_exercise(check_3, mel_band)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>n_mels triangles overlap by half: band i rises from edge i to edge i + 1 and

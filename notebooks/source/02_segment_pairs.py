@@ -29,8 +29,12 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from colalib import audio, course, evaluation, objectives, plots, runs, segments, training, widgets
-from colalib.segments import FRAMES
+from colalib import cola, course, evaluation, widgets
+from colalib.data import audio, segments
+from colalib.data.clips import pretraining_clips
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.evaluation import plots
+from colalib.training import runs
 
 plots.style()
 profile = course.profile()
@@ -52,8 +56,8 @@ corpus, store = course.corpus(), course.store()
 # %%
 def crop_by_hand(clip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A random segment of `clip` [T, M] → [98, M], and the frame at which it starts."""
-    start = int(rng.integers(len(clip) - FRAMES + 1))  # every place equally likely, the last one included
-    return clip[start : start + FRAMES].astype(np.float32), start
+    start = int(rng.integers(len(clip) - SEGMENT_FRAMES + 1))  # every place equally likely, the last one included
+    return clip[start : start + SEGMENT_FRAMES].astype(np.float32), start
 
 
 clip = store.frames(0)
@@ -73,7 +77,7 @@ print(f"clip {clip.shape} → segment {by_hand.shape} from {store.mel.seconds(st
 def crop_sound(row: int, start: int) -> np.ndarray:
     """The samples under frames start … start + 98 of clip number `row`, [15,680]."""
     wave = audio.load_audio(corpus.root / store.clips["path"][row])
-    return wave[start * store.mel.hop : (start + FRAMES) * store.mel.hop]
+    return wave[start * store.mel.hop : (start + SEGMENT_FRAMES) * store.mel.hop]
 
 
 rng = np.random.default_rng(5)
@@ -81,7 +85,7 @@ row = store.clips.query("label == 'hornpipe'").index[0]
 other = store.clips.query("label == 'quartet'").index[0]
 anchor, positive = (crop_by_hand(store.frames(row), rng)[1] for _ in range(2))
 distractor = crop_by_hand(store.frames(other), rng)[1]
-_ = plots.crops(store.frames(row), {"anchor": anchor, "positive": positive}, FRAMES, title="one clip, two crops")
+_ = plots.crops(store.frames(row), {"anchor": anchor, "positive": positive}, SEGMENT_FRAMES, title="one clip, two crops")
 
 # %%
 for role, i, at in (("anchor", row, anchor), ("positive", row, positive), ("distractor", other, distractor)):
@@ -106,7 +110,7 @@ _ = plots.panels(placed, height=2.4)
 # 64]`. Row i of both is a pair; every other row is a distractor, for free. With B = 64 each anchor has 63 of them.
 
 # %%
-clips = training.pretraining_clips([store])  # every clip but those of the test split
+clips = pretraining_clips([store])  # every clip but those of the test split
 anchors, positives = segments.pair_batch(clips, step=0, batch=8, seed=0)
 print(f"{len(clips)} clips; anchors {tuple(anchors.shape)}, positives {tuple(positives.shape)}, {anchors.dtype}")
 chosen = segments.shuffled(len(clips), 8, step=0, seed=0)
@@ -119,9 +123,9 @@ _ = plots.pairs(anchors, positives, [labels[clips.ids[i]] for i in chosen])
 
 # %%
 rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
-starts = [[int(rng.integers(len(clips.frames(i)) - FRAMES + 1)) for i in chosen] for _ in range(2)]
+starts = [[int(rng.integers(len(clips.frames(i)) - SEGMENT_FRAMES + 1)) for i in chosen] for _ in range(2)]
 rows = [clips.where[i][1] for i in chosen]
-assert np.array_equal(anchors[0], clips.frames(chosen[0])[starts[0][0] :][:FRAMES])  # these are the same crops
+assert np.array_equal(anchors[0], clips.frames(chosen[0])[starts[0][0] :][:SEGMENT_FRAMES])  # these are the same crops
 order = np.random.default_rng(3).permutation(8)
 gap = np.zeros(5_000, np.float32)
 sounds = [[crop_sound(row, at) for row, at in zip(rows, side)] for side in starts]
@@ -150,7 +154,7 @@ def filter_by_hand(segment: np.ndarray, rng: np.random.Generator, spread: float 
     return segment + np.log(10) / 20 * response  # dB → natural logarithm
 
 
-segment = store.frames(row)[anchor : anchor + FRAMES].astype(np.float32)
+segment = store.frames(row)[anchor : anchor + SEGMENT_FRAMES].astype(np.float32)
 filtered = segments.random_filter(segment, np.random.default_rng(1))
 assert np.allclose(filtered, filter_by_hand(segment, np.random.default_rng(1)), atol=1e-4)
 
@@ -241,7 +245,7 @@ print(f"similarity {tuple(similarity.shape)}: the positive is nearest for {found
 
 # %%
 rank = 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)  # how many distractors are nearer, plus one
-assert torch.equal(rank, objectives.ranks(similarity))
+assert torch.equal(rank, cola.ranks(similarity))
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
 plots.similarity_matrix(similarity, ax=axes[0], title="nearness of mean spectra")
@@ -263,7 +267,7 @@ def hits(a: torch.Tensor, b: torch.Tensor, size: int) -> float:
     as many as it takes for each pair to come up four times."""
     rng, rounds = np.random.default_rng(size), max(60, 4 * len(a) // size)
     drawn = [torch.from_numpy(rng.permutation(len(a))[:size]) for _ in range(rounds)]
-    return 100 * torch.cat([objectives.ranks(nearness(a[d], b[d])) == 1 for d in drawn]).float().mean().item()
+    return 100 * torch.cat([cola.ranks(nearness(a[d], b[d])) == 1 for d in drawn]).float().mean().item()
 
 
 def draw(ax: plt.Axes, x: list, per_cent: list, anchors: int, colour: str, name: str) -> None:
@@ -311,9 +315,9 @@ def pairs_at(distance: int, numbers: np.ndarray, seed: int = 0) -> tuple[torch.T
     sides = ([], [])
     for i in numbers:
         frames = clips.frames(i)
-        at = int(rng.integers(len(frames) - FRAMES - distance + 1))
+        at = int(rng.integers(len(frames) - SEGMENT_FRAMES - distance + 1))
         for side, start in zip(sides, (at, at + distance)):
-            side.append(torch.from_numpy(frames[start : start + FRAMES].astype(np.float32)))
+            side.append(torch.from_numpy(frames[start : start + SEGMENT_FRAMES].astype(np.float32)))
     return torch.stack(sides[0]), torch.stack(sides[1])
 
 
@@ -327,7 +331,7 @@ for distance in distances:
 # %%
 seconds = [store.mel.seconds(d) for d in distances]
 fig, ax = plt.subplots(figsize=(8, 3.2))
-ax.axvspan(0, store.mel.seconds(FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
+ax.axvspan(0, store.mel.seconds(SEGMENT_FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
 draw(ax, seconds, scores, many, plots.PALETTE[0], "mean spectrum without level")
 ax.axhline(100 / min(64, many), ls="--", color=plots.MODELS["chance"], label="chance")
 ax.set(xlabel="distance between the crops' starts (s)", ylabel=f"found among {min(64, many)} (%)", ylim=(0, 102))
@@ -399,7 +403,7 @@ print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on avera
 
 # %% tags=["widget"]
 random = runs.load_encoder("random").encoder
-evaluation.calibrate(random, training.pretraining_clips([store]))
+evaluation.calibrate_batchnorm(random, pretraining_clips([store]))
 widgets.pair_player(corpus, store, {"random": random, "pre-trained": runs.load_encoder("default").encoder})
 
 # %% [markdown]
@@ -444,7 +448,7 @@ def check_distant(answer):
     assert len(np.unique(np.abs(drawn[:, 0] - drawn[:, 1]))) > 40, "the distance should vary, not only the place"
 
 
-course.attempt(check_distant, distant_starts)
+course.check_exercise(check_distant, distant_starts)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Draw again until it fits: that is simple, right, and fast enough unless the clip
@@ -484,7 +488,7 @@ def check_mix(answer):
     assert np.allclose(half, np.log((np.exp(-2) + np.exp(1)) / 2)), "half and half: the logarithm of the mean magnitude"
 
 
-course.attempt(check_mix, log_mix)
+course.check_exercise(check_mix, log_mix)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Out of the logarithm, mix, back into it.</details>
@@ -522,7 +526,7 @@ def check_false_negatives(answer):
         )
 
 
-course.attempt(check_false_negatives, false_negatives)
+course.check_exercise(check_false_negatives, false_negatives)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Each of the B − 1 distractors is, by itself, a clip drawn at random from all but

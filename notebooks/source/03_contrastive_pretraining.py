@@ -36,9 +36,15 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, objectives, plots, runs, segments, training, widgets
-from colalib.models import Encoder
-from colalib.segments import FRAMES, Clips
+from colalib import cola, course, evaluation, widgets
+from colalib.cola import Cola
+from colalib.data import audio, segments
+from colalib.data.clips import Clips, pretraining_clips, split_validation
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.encoder import Encoder
+from colalib.evaluation import plots
+from colalib.settings import PretrainConfig
+from colalib.training import runs
 
 plots.style()
 profile = course.profile()
@@ -74,9 +80,9 @@ _ = plots.architecture()
 # the embedding **h**. On a laptop we take `b0-small`, half as wide and half as deep as the paper's B0.
 
 # %%
-clips = training.pretraining_clips([store])  # every clip but those of the test split
+clips = pretraining_clips([store])  # every clip but those of the test split
 torch.manual_seed(0)
-encoder = evaluation.calibrate(Encoder("b0-small"), clips)  # random weights, BatchNorm fitted to the data
+encoder = evaluation.calibrate_batchnorm(Encoder("b0-small"), clips)  # random weights, BatchNorm fitted to the data
 anchors, positives = segments.pair_batch(clips, step=0, batch=16, seed=0)
 with torch.no_grad():
     maps = list(encoder.feature_maps(anchors))  # after every block [B, time, bands, channels]
@@ -119,8 +125,8 @@ size = len(h)
 by_hand = torch.stack(
     [one_triplet(h[i], h_positive[i], h_positive[j]) for i in range(size) for j in range(size) if i != j]
 )
-similarity = objectives.cosine_similarity(h, h_positive)  # [B, B]: all cosines in one matrix product
-assert torch.isclose(by_hand.mean(), objectives.triplet_loss(similarity), atol=1e-5)
+similarity = cola.cosine_similarity(h, h_positive)  # [B, B]: all cosines in one matrix product
+assert torch.isclose(by_hand.mean(), cola.triplet_loss(similarity), atol=1e-5)
 print(f"{len(by_hand)} triplets of {size} pairs: mean loss {by_hand.mean():.4f}, as colalib's")
 
 # %% [markdown]
@@ -162,7 +168,7 @@ def both_ways(similarity: Tensor) -> Tensor:
 
 
 torch.manual_seed(0)
-objective = objectives.Cosine(encoder.dim, temperature=0.2).eval()  # eval: no dropout
+objective = cola.Cosine(encoder.dim, temperature=0.2).eval()  # eval: no dropout
 linear = objective.project[1]
 with torch.no_grad():
     g, g_positive = (x @ linear.weight.T + linear.bias for x in (h, h_positive))  # [B, 512]
@@ -184,7 +190,7 @@ print(f"cosine with temperature: {by_hand:.4f} by hand, as colalib's; ln B = {np
 
 # %%
 torch.manual_seed(0)
-objective = objectives.Bilinear(encoder.dim).eval()
+objective = cola.Bilinear(encoder.dim).eval()
 linear, norm, weight = objective.project[1], objective.project[3], objective.weight
 
 
@@ -214,7 +220,7 @@ fig, ax = plt.subplots(figsize=(8, 3.2))
 for spread, colour in ((0.0, 0), (1.0, 1), (2.0, 3)):
     losses = []
     for b in sizes:
-        many = [objectives.contrastive_loss(spread * torch.randn(b, b)).item() for _ in range(max(2000 // b, 1))]
+        many = [cola.contrastive_loss(spread * torch.randn(b, b)).item() for _ in range(max(2000 // b, 1))]
         losses.append(np.mean(many))
     ax.plot(
         sizes, losses, "o-", color=plots.PALETTE[colour], label=f"random similarities, standard deviation {spread:g}"
@@ -237,7 +243,7 @@ _ = ax.legend()
 begun = time.perf_counter()
 run = course.encoder()
 made = json.loads((run / "config.json").read_text(encoding="utf-8"))
-config = training.PretrainConfig(**made["config"])
+config = PretrainConfig(**made["config"])
 metrics = pd.read_csv(run / "metrics.csv")
 print(
     f"ready after {(time.perf_counter() - begun) / 60:.1f} minutes; the training took {metrics['seconds'].max() / 60:.1f}:"
@@ -250,7 +256,7 @@ print(f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, 
 # curve may well lie above the one of training. Compare each with its own dashed line, which is what guessing gives.
 
 # %%
-sides = dict(zip(("train", "valid"), training.hold_out(clips, config.seed)))
+sides = dict(zip(("train", "valid"), split_validation(clips, config.seed)))
 chance = {}
 for side, held in sides.items():
     b = min(config.batch_size, len(sides["train"]), len(held))
@@ -273,11 +279,11 @@ for ax, name in zip(axes, ("loss", "accuracy", "rank")):
 # ask the mean spectrum of notebook 2.
 
 # %%
-after = training.Cola(config, std=1.0)  # the checkpoint brings its own std
+after = Cola(config, std=1.0)  # the checkpoint brings its own std
 after.load_state_dict(runs.read_checkpoint(run / "best.ckpt")["state_dict"])
 torch.manual_seed(config.seed)
-before = training.Cola(config, std=1.0)
-evaluation.calibrate(before.encoder, clips)
+before = Cola(config, std=1.0)
+evaluation.calibrate_batchnorm(before.encoder, clips)
 
 held = Clips([store], [np.flatnonzero(store.clips["split"] == "test")])
 test_anchors, test_positives = segments.pair_batch(held, step=0, batch=len(held), seed=0)
@@ -290,7 +296,7 @@ with torch.no_grad():
         h, h_positive = module.encoder(test_anchors), module.encoder(test_positives)  # [N, dim]
         found[name] = module.objective(h, h_positive)[1]  # [N, N]
         if name == "random":
-            found["random, cosine of h"] = objectives.cosine_similarity(h, h_positive)
+            found["random, cosine of h"] = cola.cosine_similarity(h, h_positive)
 print(f"{len(held)} test clips, one pair each; similarity {tuple(found['trained'].shape)}")
 
 # %%
@@ -311,18 +317,18 @@ for ax, name in zip(axes, ("random", "trained")):
 
 
 # %%
-def judged(similarity: Tensor, batch: int) -> dict[str, float]:
+def eval_loader(similarity: Tensor, batch: int) -> dict[str, float]:
     """Loss, accuracy and mean rank over 40 or more random batches of `batch` pairs, parts of a matrix [N, N]: as many as it
     takes for each pair to come up four times."""
     rng, rounds = np.random.default_rng(batch), max(40, 4 * len(similarity) // batch)
     parts = [similarity[d][:, d] for d in (rng.permutation(len(similarity))[:batch] for _ in range(rounds))]
-    rank = torch.cat([objectives.ranks(part) for part in parts]).float()
-    loss = torch.stack([objectives.contrastive_loss(part) for part in parts]).mean()
+    rank = torch.cat([cola.ranks(part) for part in parts]).float()
+    loss = torch.stack([cola.contrastive_loss(part) for part in parts]).mean()
     return {"loss": loss.item(), "accuracy": (rank == 1).float().mean().item(), "rank": rank.mean().item()}
 
 
 b = min(32, len(held))
-rows = {name: judged(similarity, b) for name, similarity in found.items()}
+rows = {name: eval_loader(similarity, b) for name, similarity in found.items()}
 rows["guessing"] = {"loss": np.log(b), "accuracy": 1 / b, "rank": (b + 1) / 2}
 for name in ("mel-stats", "random, cosine of h"):
     rows[name]["loss"] = np.nan  # these similarities were never meant to be logits
@@ -347,7 +353,7 @@ colours = dict(
 )
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2))
 for name, similarity in found.items():
-    scores = pd.DataFrame([judged(similarity, b) for b in sizes])
+    scores = pd.DataFrame([eval_loader(similarity, b) for b in sizes])
     share = 100 * scores["accuracy"]
     half = 1.96 * np.sqrt(share * (100 - share) / len(held))  # 95%, normal approximation, over the clips
     axes[0].plot(sizes, share, "o-", color=colours[name], label=name)
@@ -379,10 +385,10 @@ similarity.fill_diagonal_(-torch.inf)
 margin, worst = (found["trained"].diagonal() - similarity.max(dim=1).values).min(dim=0)
 wrong = int(similarity[worst].argmax())
 rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
-starts = [[int(rng.integers(len(held.frames(i)) - FRAMES + 1)) for i in chosen] for _ in range(2)]
+starts = [[int(rng.integers(len(held.frames(i)) - SEGMENT_FRAMES + 1)) for i in chosen] for _ in range(2)]
 for role, side, i in (("anchor", 0, int(worst)), ("its positive", 1, int(worst)), ("taken instead", 1, wrong)):
     clip = store.clips.iloc[held.where[chosen[i]][1]]
-    samples = slice(starts[side][i] * store.mel.hop, (starts[side][i] + FRAMES) * store.mel.hop)
+    samples = slice(starts[side][i] * store.mel.hop, (starts[side][i] + SEGMENT_FRAMES) * store.mel.hop)
     print(f"{role}: {clip['label']}, {clip['family']}, {clip['title']}")
     display(plots.player(audio.load_audio(corpus.root / clip["path"])[samples]))
 
@@ -398,14 +404,14 @@ for role, side, i in (("anchor", 0, int(worst)), ("its positive", 1, int(worst))
 # objective is best in the end.
 
 # %%
-steps, batch, std = 25, 32, clips.std()
+steps, batch, std = 25, 32, segments.segment_std(clips, )
 
 
 def train_by_hand(name: str) -> tuple[Encoder, nn.Module, list[float]]:
     """A few steps from the same random weights: encoder, objective, and each step's mean rank of the positive."""
     torch.manual_seed(0)
     encoder = Encoder("b0-small", std=std)
-    objective = objectives.OBJECTIVES[name](encoder.dim)
+    objective = cola.OBJECTIVES[name](encoder.dim)
     optimiser = torch.optim.AdamW([*encoder.parameters(), *objective.parameters()], lr=1e-3)
     ranks = []
     for step in range(steps):
@@ -414,12 +420,12 @@ def train_by_hand(name: str) -> tuple[Encoder, nn.Module, list[float]]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        ranks.append(objectives.ranks(similarity.detach()).float().mean().item())
+        ranks.append(cola.ranks(similarity.detach()).float().mean().item())
     return encoder.eval(), objective.eval(), ranks
 
 
 begun = time.perf_counter()
-taste = {name: train_by_hand(name) for name in objectives.OBJECTIVES}
+taste = {name: train_by_hand(name) for name in cola.OBJECTIVES}
 print(f"{steps} steps of {batch} pairs with each of {len(taste)} objectives: {time.perf_counter() - begun:.0f} s")
 
 # %%
@@ -430,7 +436,7 @@ for x, (name, colour) in enumerate(plots.colours(taste).items()):
     axes[0].plot(pd.Series(ranks).rolling(5, min_periods=1).mean(), color=colour, label=name)
     with torch.no_grad():
         similarity = objective(encoder(test_anchors), encoder(test_positives))[1]
-    share = 100 * judged(similarity, b)["accuracy"]
+    share = 100 * eval_loader(similarity, b)["accuracy"]
     half = 1.96 * np.sqrt(share * (100 - share) / len(held))
     axes[1].errorbar(x, share, half, fmt="o", color=colour, capsize=4)
 axes[0].axhline((batch + 1) / 2, ls="--", color=plots.MODELS["chance"], label="guessing")
@@ -486,7 +492,7 @@ def guessing(batch: int) -> tuple[float, float, float]:
 def check_guessing(answer):
     for b in (2, 32, 1000):
         loss, accuracy, rank = answer(b)
-        assert np.isclose(loss, objectives.contrastive_loss(torch.zeros(b, b)).item(), rtol=1e-4), (
+        assert np.isclose(loss, cola.contrastive_loss(torch.zeros(b, b)).item(), rtol=1e-4), (
             f"the loss at B = {b}"
         )
         assert np.isclose(accuracy, 1 / b), f"the accuracy at B = {b}: one answer of B is right"
@@ -495,7 +501,7 @@ def check_guessing(answer):
         )
 
 
-course.attempt(check_guessing, guessing)
+course.check_exercise(check_guessing, guessing)
 
 # %% [markdown]
 # <details><summary>Hint</summary>Equal probabilities are 1/B each, and the loss is −ln of the right one's.</details>
@@ -539,7 +545,7 @@ def check_nt_xent(answer):
     assert torch.isclose(loss, torch.stack(losses).mean(), atol=1e-4), "the value differs from a slow loop's"
 
 
-course.attempt(check_nt_xent, nt_xent)
+course.check_exercise(check_nt_xent, nt_xent)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Put both sides into one matrix [2B, d]; its cosines with itself are [2B,
@@ -552,7 +558,7 @@ course.attempt(check_nt_xent, nt_xent)
 # ```python
 # def nt_xent(a, b, temperature=0.2):
 #     both = torch.cat([a, b])
-#     logits = objectives.cosine_similarity(both, both) / temperature
+#     logits = cola.cosine_similarity(both, both) / temperature
 #     logits = logits.masked_fill(torch.eye(len(both), dtype=torch.bool), -torch.inf)
 #     return F.cross_entropy(logits, torch.arange(len(both)).roll(len(a)))
 # ```
@@ -590,7 +596,7 @@ def check_semi_hard(answer):
     )
 
 
-course.attempt(check_semi_hard, semi_hard_loss)
+course.check_exercise(check_semi_hard, semi_hard_loss)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Compute the gap s(a, p) − s(a, d) for all entries at once:

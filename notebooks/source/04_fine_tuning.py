@@ -42,10 +42,15 @@ from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colalib import audio, course, evaluation, intervals, plots, runs, segments, training, widgets
-from colalib.corpora.table import splits
-from colalib.segments import FRAMES, Clips
+from colalib import course, evaluation, training, widgets
+from colalib.data import audio, segments
+from colalib.data.clips import Clips
+from colalib.data.corpus import evaluation_splits
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.data.splits import subsample_labels
+from colalib.evaluation import intervals, plots
 from colalib.settings import FinetuneConfig
+from colalib.training import runs
 
 plots.style()
 profile = course.profile()
@@ -58,7 +63,7 @@ corpus, store, encoder = course.corpus(), course.store(), course.encoder()
 # classifier that merely remembers melodies gains nothing on the test side.
 
 # %%
-division = splits(store.clips)[0]
+division = evaluation_splits(store.clips)[0]
 sides = {"train": division.train, "valid": division.valid, "test": division.test}
 tunes = {name: set(store.clips["group"].values[rows]) for name, rows in sides.items()}
 assert not tunes["train"] & tunes["test"] and not tunes["valid"] & tunes["test"]
@@ -99,9 +104,9 @@ for name, rows in sides.items():
 
 # %%
 labels = store.clips["label"].values
-few = training.few_labels(labels, division.train, per_class=2, seed=0)
-more = training.few_labels(labels, division.train, per_class=5, seed=0)
-other = training.few_labels(labels, division.train, per_class=2, seed=1)
+few = subsample_labels(labels, division.train, per_class=2, seed=0)
+more = subsample_labels(labels, division.train, per_class=5, seed=0)
+other = subsample_labels(labels, division.train, per_class=2, seed=1)
 
 assert set(few) <= set(more) and set(more) <= set(division.train)
 print(f"2 a class: {len(few)} labelled clips; another seed shares {len(set(few) & set(other))} of them")
@@ -139,8 +144,8 @@ print({name: sum(p.numel() for p in part.parameters()) for name, part in ours.na
 
 # %%
 frames = store.frames(division.valid[0])  # [T, 64]
-n = len(frames) // FRAMES
-x = torch.from_numpy(np.stack([frames[i * FRAMES : (i + 1) * FRAMES] for i in range(n)]).astype(np.float32))
+n = len(frames) // SEGMENT_FRAMES
+x = torch.from_numpy(np.stack([frames[i * SEGMENT_FRAMES : (i + 1) * SEGMENT_FRAMES] for i in range(n)]).astype(np.float32))
 with torch.no_grad():
     by_segment = ours(x)  # [n, classes]
 by_hand = by_segment.mean(dim=0)  # [classes]
@@ -246,7 +251,7 @@ differ = np.random.default_rng(0).permutation(differ)
 print(f"they disagree on {len(differ)} of {len(division.valid)} validation clips")
 
 row = division.valid[differ[0] if len(differ) else 0]
-x = torch.from_numpy(segments.cut(store.frames(row), FRAMES))  # [n, 98, 64]
+x = torch.from_numpy(segments.split_segments(store.frames(row), SEGMENT_FRAMES))  # [n, 98, 64]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
 for ax, (m, model) in zip(axes, models.items()):
     with torch.no_grad():
@@ -324,7 +329,7 @@ for k in profile.labels_per_class:
     print(f"{k or per_class} labelled clips a class: {'loading' if ready else 'training'}")
     trained = evaluation.supervised(store, encoder, folder, config, 1, labels_per_class=k)
     frozen = [
-        evaluation.judge(store, x, name, "label", [division], labels_per_class=k)
+        evaluation.evaluate_features(store, x, name, "label", [division], labels_per_class=k)
         for name, x in (("mel-stats", statistics), ("probe", features))
     ]
     budgets[k or per_class] = pd.concat([*frozen, trained])
@@ -394,7 +399,7 @@ def check_votes(answer):
     assert isinstance(answer(clear), int), "it should return a plain int"
 
 
-course.attempt(check_votes, majority_vote)
+course.check_exercise(check_votes, majority_vote)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary><code>logits.argmax(dim=1)</code> gives the votes, <code>torch.bincount</code> counts
@@ -436,7 +441,7 @@ def check_groups(answer):
     torch.optim.AdamW([dict(g) for g in answer(ours, 1e-3, 0.1)])
 
 
-course.attempt(check_groups, parameter_groups)
+course.check_exercise(check_groups, parameter_groups)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary><code>module.named_parameters()</code> gives names such as
@@ -474,7 +479,7 @@ def check_tunes(answer):
     assert set(chosen) != set(answer(labels, groups, division.train, 3, 1)), "another seed should give other clips"
 
 
-course.attempt(check_tunes, few_tunes)
+course.check_exercise(check_tunes, few_tunes)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Shuffle <code>train</code> by <code>np.random.default_rng(seed).permutation</code>; then

@@ -47,10 +47,13 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
 
-from colalib import audio, corpora, course, evaluation, intervals, plots, runs, segments, widgets
-from colalib import store as stores
-from colalib.corpora.table import Split, splits
-from colalib.segments import Clips
+from colalib import course, evaluation, widgets
+from colalib.data import audio, corpora, segments
+from colalib.data import store as stores
+from colalib.data.clips import Clips
+from colalib.data.corpus import Split, evaluation_splits
+from colalib.evaluation import intervals, plots
+from colalib.training import runs
 
 plots.style()
 profile = course.profile()
@@ -68,7 +71,7 @@ kept = {"keep": folder / "features", "progress": False}  # embeddings are comput
 # %%
 features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
 
-x = torch.from_numpy(segments.cut(store.frames(0), hop=evaluation.HOP))  # [segments, 98, 64]
+x = torch.from_numpy(segments.split_segments(store.frames(0), hop=segments.EVAL_HOP_FRAMES))  # [segments, 98, 64]
 with torch.no_grad():
     *blocks, _ = loaded.encoder.eval().feature_maps(x)  # each [segments, time, bands, channels]
 means, spreads = [], []
@@ -91,7 +94,7 @@ print(f"{len(x)} segments, {len(blocks)} blocks → embedding {by_hand.shape}; a
 # %%
 warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations bring it close enough
 labels = store.clips["label"].values
-division = splits(store.clips)[0]
+division = evaluation_splits(store.clips)[0]
 
 
 def fit(rows, strength):
@@ -100,7 +103,7 @@ def fit(rows, strength):
         return model.fit(features[rows], labels[rows])
 
 
-fitted = {c: fit(division.train, c) for c in evaluation.STRENGTHS}
+fitted = {c: fit(division.train, c) for c in evaluation.C_GRID}
 valid = features[division.valid], labels[division.valid]
 losses = {}
 for c, model in fitted.items():
@@ -147,7 +150,7 @@ def plain(x, y, split):
 
 inner = Split("", *(np.intersect1d(side, part) for side in (division.train, division.valid, division.test)))
 tables = [
-    evaluation.judge(store, x, f"random, {name}, {how}", "label", [inner], method=method)
+    evaluation.evaluate_features(store, x, f"random, {name}, {how}", "label", [inner], method=method)
     for name, x in (("not calibrated", raw), ("calibrated", random))
     for how, method in (("as it is", plain), ("standardised", evaluation.linear_probe))
 ]
@@ -407,7 +410,7 @@ clips = store.clips.iloc[np.repeat(np.arange(len(store)), 2)].reset_index(drop=T
 half = clips["clip_id"] + np.where(clips.index % 2, " b", " a")
 parts = []
 for together, group in (("tunes", clips["group"]), ("clips", clips["clip_id"]), ("nothing", half)):
-    for s in splits(clips.assign(group=group), folds=4):
+    for s in evaluation_splits(clips.assign(group=group), folds=4):
         guess = evaluation.knn(x, clips["label"].values, s)
         part = clips.iloc[s.test].assign(clip_id=half[s.test], predicted=guess, seed=0, task="label")
         parts.append(part.assign(model=f"mel-stats, kept together: {together}"))
@@ -432,8 +435,8 @@ default, _ = evaluation.frozen_features(store, "default", **kept)
 frozen = {"mel-stats": mel, "random": random, "probe": features, "default": default}
 answers = {}
 for task in tasks:
-    folds = splits(store.clips, task)
-    answers[task] = pd.concat([evaluation.judge(store, x, m, task, folds) for m, x in frozen.items()])
+    folds = evaluation_splits(store.clips, task)
+    answers[task] = pd.concat([evaluation.evaluate_features(store, x, m, task, folds) for m, x in frozen.items()])
 by_task = {task: intervals.summary(answer) for task, answer in answers.items()}
 
 # %%
@@ -557,7 +560,7 @@ def check_wilson(answer):
         assert np.allclose(answer(k, n), (known.low, known.high), atol=1e-3), f"for {k} of {n} scipy finds {known}"
 
 
-course.attempt(check_wilson, wilson)
+course.check_exercise(check_wilson, wilson)
 
 # %% [markdown]
 # <details><summary>Hint</summary>At the ends of the range rounding may leave 0 … 1 by a hair: <code>max(0, …)</code>.
@@ -593,7 +596,7 @@ def check_clips(answer):
     assert answer(0.0325, 0.1) < answer(0.0325, 0.4), "models that agree more need fewer clips"
 
 
-course.attempt(check_clips, clips_needed)
+course.check_exercise(check_clips, clips_needed)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>Solve |δ| = 1.96 √((d − δ²) / n) for n.</details>
@@ -636,7 +639,7 @@ def check_balanced(answer):
 
 
 by_seed = predictions[predictions["model"] == "scratch"]
-course.attempt(check_balanced, balanced_interval)
+course.check_exercise(check_balanced, balanced_interval)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary><code>(label == predicted)</code> grouped by <code>label</code>: a mean of means.</details>

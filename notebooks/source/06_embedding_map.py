@@ -45,7 +45,9 @@ from sklearn.manifold import trustworthiness
 from sklearn.preprocessing import StandardScaler
 
 import colalib
-from colalib import audio, course, evaluation, intervals, plots, widgets
+from colalib import course, evaluation, widgets
+from colalib.data import audio
+from colalib.evaluation import intervals, plots
 
 plots.style()
 profile = course.profile()
@@ -327,7 +329,7 @@ def check_purity(answer):
     print({c: round(float(v), 2) for c, v in answer(store.clips["label"].values, near).items()})
 
 
-course.attempt(check_purity, purity)
+course.check_exercise(check_purity, purity)
 
 # %% [markdown]
 # <details><summary>Hint</summary><code>labels[near]</code> is [n, k]; compare it with <code>labels[:, None]</code>.</details>
@@ -363,7 +365,7 @@ def check_loneliest(answer):
     assert set(order[1:3]) == {40, 41}, "two takes of one tune have only each other: own groups do not count as company"
 
 
-course.attempt(check_loneliest, loneliest)
+course.check_exercise(check_loneliest, loneliest)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary><code>scipy.spatial.distance.cdist(x, x)</code> gives all distances; set those within a
@@ -407,7 +409,7 @@ def check_trust(answer):
             assert np.isclose(answer(some, flat, k), known, atol=1e-3), f"scikit-learn finds {known:.3f} for k = {k}"
 
 
-course.attempt(check_trust, trust)
+course.check_exercise(check_trust, trust)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary><code>nearest(x, len(x) - 1)</code> lists all others in order; its inverse is the rank.

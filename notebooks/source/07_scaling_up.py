@@ -43,8 +43,13 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from colalib import bench, course, plots, runs, scaling, segments, training, widgets
-from colalib.objectives import Bilinear
+from colalib import course, widgets
+from colalib.cola import Bilinear
+from colalib.course import bench, scaling
+from colalib.data import segments
+from colalib.data.clips import pretraining_clips
+from colalib.evaluation import plots
+from colalib.training import runs
 
 plots.style()
 store = course.store()
@@ -122,7 +127,7 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 encoder = runs.load_encoder("default").encoder.eval()
 torch.manual_seed(0)
 objective = Bilinear(encoder.dim, dropout=0.0)
-pair = segments.pair_batch(training.pretraining_clips([store]), 0, 32, seed=0)  # two tensors [32, 98, 64]
+pair = segments.pair_batch(pretraining_clips([store]), 0, 32, seed=0)  # two tensors [32, 98, 64]
 
 
 def gradient(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -182,7 +187,7 @@ plt.show()
 # With two GPUs each process embeds half the batch. If each then computed its own loss, we would be back at two batches
 # of 16. So the embeddings are **gathered** from all processes *with their gradients*: every process computes the loss of
 # the whole batch, and the average over processes that DistributedDataParallel takes is the gradient of the whole. One
-# function does it, `objectives.gathered`; a test compares the gradients of two processes with those of one.
+# function does it, `cola.gather_embeddings`; a test compares the gradients of two processes with those of one.
 #
 # What stays per process is BatchNorm: it sees the process' own part of the batch, as it sees a chunk. Keep the parts large:
 # with few examples a part its statistics are noise, and accuracy falls (Wu and He 2018,
@@ -341,7 +346,7 @@ def check_cores(answer):
             assert fewer["preparing (h)"] > fewer["pre-training (h)"], f"fewer than {cores} cores would do"
 
 
-course.attempt(check_cores, cores_needed)
+course.check_exercise(check_cores, cores_needed)
 
 # %% [markdown]
 # <details><summary>Hint</summary>Preparing takes hours in proportion to 1 / cores: compute it for one core, divide by the hours
@@ -390,7 +395,7 @@ def check_without(answer):
     assert torch.allclose(got_p[:4], own[:4] / 2, atol=1e-5), "positives get what their own process says, halved"
 
 
-course.attempt(check_without, without_gradients)
+course.check_exercise(check_without, without_gradients)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>For each process: a copy of all positives in which only its own rows require a gradient
@@ -441,7 +446,7 @@ class Largest(torch.nn.Module):
 
 
 def check_cached(answer):
-    from colalib.objectives import OBJECTIVES
+    from colalib.cola import OBJECTIVES
 
     x = torch.randn(2, 10, 98, 64, generator=torch.Generator().manual_seed(0))
     for name, kind in OBJECTIVES.items():
@@ -459,7 +464,7 @@ def check_cached(answer):
             )
 
 
-course.attempt(check_cached, cached_for)
+course.check_exercise(check_cached, cached_for)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>The objective's own gradients come with the gradient in h: one

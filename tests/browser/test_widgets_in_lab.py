@@ -1,4 +1,6 @@
-"""The widgets as people use them: a real JupyterLab, a real browser, on the course at the size for tests."""
+"""The widgets as people use them: a real JupyterLab, a real browser, on the course at the size for
+tests.
+"""
 
 import base64
 import io
@@ -19,7 +21,9 @@ from PIL import Image
 from colalib import course
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
 if BROWSER is None and os.environ.get("CI"):
     raise RuntimeError("no Chromium or Chrome is installed, and CI must not pass without these tests")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
@@ -30,7 +34,7 @@ MANY = """
 import numpy as np
 from types import SimpleNamespace
 from colalib import course, widgets
-from colalib.corpora import Corpus
+from colalib.data.corpora import Corpus
 
 class Store:  # the course's clips again and again
     mel = course.store().mel
@@ -44,7 +48,9 @@ widgets.embedding_map(course.corpus(), Store(), spaces)
 
 
 def widget_notebook(source, to):
-    """The first code cell, the cells that the widgets need, and the widgets of a notebook, as a notebook of its own."""
+    """The first code cell, the cells that the widgets need, and the widgets of a notebook, as a
+    notebook of its own.
+    """
     content = nbformat.read(source, 4)
     code = [cell for cell in content.cells if cell.cell_type == "code"]
     tagged = [c for c in code[1:] if {"needed", "widget"} & set(c.metadata.get("tags", []))]
@@ -69,9 +75,22 @@ def lab(executed):
         port = free.getsockname()[1]
     places = {"COLA_PROFILE": "test", "COLA_RUNS": str(runs.parent), "COLA_DATA": str(root / "data")}
     home = {"JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
-    options = ["--IdentityProvider.token=course", f"--ServerApp.root_dir={root}", "--LabApp.extension_manager=readonly"]
-    quiet = {"fetchNews": "false", "checkForUpdates": False}  # asks nobody outside, and shows no box about it
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ip=127.0.0.1",
+    ]
+    options = [
+        "--IdentityProvider.token=course",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.extension_manager=readonly",
+    ]
+    # asks nobody outside, and shows no box about it
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
     settings = {
         "@jupyterlab/apputils-extension:notification": quiet,
         "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
@@ -80,7 +99,11 @@ def lab(executed):
     (root / "config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(settings))
     with open(root / "lab.log", "wb") as log:
         server = subprocess.Popen(
-            [*command, *options], env={**os.environ, **places, **home}, cwd=root, stdout=log, stderr=subprocess.STDOUT
+            [*command, *options],
+            env={**os.environ, **places, **home},
+            cwd=root,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -131,9 +154,8 @@ class Page:
             self.wrong.append(f"failed: {request.url}: {request.failure}")
 
     def refused(self, response):
-        if (
-            "/api/" not in response.url and "/lab/api" not in response.url
-        ):  # the lab asks for settings that are not there
+        # the lab asks for settings that are not there
+        if "/api/" not in response.url and "/lab/api" not in response.url:
             self.wrong.append(f"{response.status}: {response.url}")
 
     def run_all(self, seconds=240):
@@ -145,7 +167,8 @@ class Page:
             found = self.page.evaluate(prompts)
             if all(re.search(r"\d", prompt) for prompt in found):
                 return
-            if not any("*" in prompt for prompt in found):  # a kernel that is only coming up drops cells silently
+            # a kernel that is only coming up drops cells silently
+            if not any("*" in prompt for prompt in found):
                 self.page.get_by_role("menuitem", name="Run", exact=True).click()
                 self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
             time.sleep(3)
@@ -191,7 +214,9 @@ class Page:
         self.page.keyboard.press("Control+b")
 
     def settled(self, seconds=30):
-        """Waits until the output has not changed for two seconds: sounds may come later than pictures."""
+        """Waits until the output has not changed for two seconds: sounds may come later than
+        pictures.
+        """
         end, seen, since = time.monotonic() + seconds, None, time.monotonic()
         while time.monotonic() < end and time.monotonic() - since < 2:
             now = self.output().evaluate("e => e.innerHTML.length + ' ' + e.querySelectorAll('*').length")
@@ -346,7 +371,9 @@ def test_a_map_of_5000_clips_stays_fluid_and_its_sounds_are_files(opened):
     audio = page.output().locator("audio")
     assert page.playing(audio)
     assert "/files/data/scores" in audio.evaluate("a => a.src")
-    print(f"from click to sound, as a file: {page.output().locator('.cola-map').get_attribute('data-latency')} ms")
+    print(
+        f"from click to sound, as a file: {page.output().locator('.cola-map').get_attribute('data-latency')} ms"
+    )
     page.page.evaluate("""() => {
         let last = performance.now();
         const next = (now) => { gaps.push(now - last); last = now; requestAnimationFrame(next); };
@@ -358,21 +385,24 @@ def test_a_map_of_5000_clips_stays_fluid_and_its_sounds_are_files(opened):
             box["x"] + box["width"] * (0.1 + i / 150), box["y"] + box["height"] * (0.4 + 0.01 * (i % 20))
         )
     gaps = sorted(page.page.evaluate("gaps.slice(2)"))
-    print(f"5,000 clips twice, the pointer moving: {gaps[len(gaps) // 2]:.0f} ms a frame, {gaps[-1]:.0f} at most")
+    print(
+        f"5,000 clips twice, the pointer moving: {gaps[len(gaps) // 2]:.0f} ms a frame, {gaps[-1]:.0f} at most"
+    )
 
 
 def test_notebook_7(opened):
     page = opened("06_embedding_map.ipynb", place="notebooks")
     page.page.mouse.click(*a_point(page, page.output().locator("canvas").first)[1])
     assert page.playing(page.output().locator("audio"))
-    own = "reading 'schema')", "'filebrowser:open-path' not registered."  # Notebook 7.6's, with any notebook
+    # Notebook 7.6's, with any notebook
+    own = ("reading 'schema')", "'filebrowser:open-path' not registered.")
     page.wrong = [wrong for wrong in page.wrong if not wrong.endswith(own)]
 
 
 def test_embedding_map(opened):
     page = opened("06_embedding_map.ipynb")
     out = page.output()
-    canvas, status, audio = out.locator("canvas").first, out.get_by_role("status"), out.locator("audio")
+    canvas, status, audio = (out.locator("canvas").first, out.get_by_role("status"), out.locator("audio"))
     assert out.locator("canvas").count() == 2
     box, found = a_point(page, canvas)
     page.page.mouse.click(*found)

@@ -21,10 +21,19 @@ def source(notebook: Path) -> Path:
 
 
 def test_the_course_is_complete():
-    names = ["sound_to_mel", "segment_pairs", "contrastive_pretraining", "fine_tuning", "evaluation", "embedding_map"]
+    names = [
+        "sound_to_mel",
+        "segment_pairs",
+        "contrastive_pretraining",
+        "fine_tuning",
+        "evaluation",
+        "embedding_map",
+    ]
     names.append("scaling_up")
     assert [n.stem for n in NOTEBOOKS] == [f"{i:02d}_{name}" for i, name in enumerate(names, start=1)]
-    assert sorted(p.stem for p in (NOTEBOOKS[0].parent / "source").glob("*.py")) == [n.stem for n in NOTEBOOKS]
+    assert sorted(p.stem for p in (NOTEBOOKS[0].parent / "source").glob("*.py")) == [
+        n.stem for n in NOTEBOOKS
+    ]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
@@ -44,7 +53,9 @@ def test_a_drifted_pair_is_noticed():
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_notebook_is_fit_to_be_kept(notebook):
-    """Under 1 MB, executed with figures, no audio, no widget state, no error, no path of the machine that ran it."""
+    """Under 1 MB, executed with figures, no audio, no widget state, no error, no path of the
+    machine that ran it.
+    """
     text = notebook.read_text(encoding="utf-8")
     content = json.loads(text)
     assert len(text) < 1_000_000 and "data:audio" not in text and "widgets" not in content["metadata"]
@@ -75,7 +86,9 @@ def test_executed_notebooks_have_figures_and_players(executed):
     _, runs = executed
     for copy in (runs / "notebooks").iterdir():
         content = nbformat.read(copy, 4)
-        assert "widgets" not in content.metadata, "exported, the widgets would hide the pictures that stand in for them"
+        assert "widgets" not in content.metadata, (
+            "exported, the widgets would hide the pictures that stand in for them"
+        )
         outputs = [o for cell in content.cells for o in cell.get("outputs", [])]
         assert any("image/png" in o.get("data", {}) for o in outputs), copy.name
         assert all(o["output_type"] != "error" for o in outputs)
@@ -101,7 +114,9 @@ def test_stripping_keeps_figures_and_drops_audio_and_widgets():
         nbformat.v4.new_output(
             "display_data", {"text/html": "<audio src='data:audio/wav;base64,xx'>", "text/plain": "x"}
         ),
-        nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}
+        ),
         nbformat.v4.new_output(
             "display_data",
             {

@@ -1,0 +1,150 @@
+"""Running the course: build the demo corpus, execute the notebooks in order, print the results."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+from colalib.course.profiles import profile, store
+from colalib.errors import UserError
+from colalib.evaluation import intervals
+from colalib.files import checkout, runs_folder
+
+
+def home() -> Path:
+    """Return the checkout of the course, else the current folder."""
+    return checkout() or Path.cwd()
+
+
+def notebooks(only: list[str] | None = None) -> list[Path]:
+    """The course's notebooks in order; only those whose names start with one of `only`."""
+    found = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
+    found = [n for n in found if not only or any(n.name.startswith(o) for o in only)]
+    if not found:
+        raise UserError(
+            f"no such notebooks in {home() / 'notebooks'}: run this from a checkout of the course"
+        )
+    return found
+
+
+def run(out: str | Path | None = None, only: list[str] | None = None, publish: bool = False) -> int:
+    """Build the demo corpus, execute the notebooks in order, print the table of results; returns
+    the exit code.
+
+    Executed copies and results.json go to `out` (default: `runs_folder()`). With `publish` the
+    notebooks themselves get the outputs too, without audio and widget state.
+    """
+    if out is not None:
+        os.environ["COLA_RUNS"] = str(Path(out).resolve())
+    todo, plan, begun = notebooks(only), profile(), time.monotonic()
+    free = shutil.disk_usage(home()).free / 1e9
+    need = plan.disk_gb
+    print(
+        f"The course, profile {plan.name}: {len(todo)} notebooks, about {plan.minutes} minutes on 2 cores the first time, "
+        f"{need} GB of disk ({free:.0f} GB free), no download."
+    )
+    if free < need:
+        raise UserError(f"only {free:.1f} GB of disk are free in {home()}: {need} GB are needed")
+    store()
+    for notebook in todo:
+        if not execute(notebook, runs_folder() / "notebooks" / notebook.name, publish):
+            return 1
+    print(f"\nDone in {(time.monotonic() - begun) / 60:.1f} minutes.")
+    if (runs_folder() / "results.json").exists():
+        found = json.loads((runs_folder() / "results.json").read_text(encoding="utf-8"))
+        print(f"\n{found['task']}: {found['n_clips']} test clips, accuracy in %")
+        print(intervals.table(found).to_string(index=False))
+    print(
+        f"\nExecuted notebooks are in {runs_folder() / 'notebooks'}, the numbers in {runs_folder() / 'results.json'}."
+    )
+    print(
+        "Next: `make lab` opens the notebooks to work through them; README.md shows how to use your own recordings."
+    )
+    return 0
+
+
+def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
+    """Execute one notebook in a fresh kernel and write the executed copy, whole or up to the cell
+    that failed, whose error is printed. True if all cells ran."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from tqdm.auto import tqdm
+
+    content = nbformat.read(notebook, as_version=4)
+    code = sum(cell.cell_type == "code" for cell in content.cells)
+    bar = tqdm(total=code, desc=notebook.stem, unit="cell")
+    client = NotebookClient(
+        content,
+        timeout=None,
+        kernel_name="python3",
+        store_widget_state=False,  # it would be shown instead of the picture that stands in, and empty
+        resources={"metadata": {"path": str(notebook.parent)}},
+        on_cell_executed=lambda **_: bar.update(),
+    )
+    failed = None
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = error
+    finally:
+        bar.close()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(content, copy)
+    if failed:
+        print(
+            f"{notebook.name}: a cell failed: {failed.ename}: {failed.evalue}\nThe notebook up to there: {copy}"
+        )
+        return False
+    if publish:
+        nbformat.write(stripped(content), notebook)
+    return True
+
+
+def stripped(content):
+    """A copy of an executed notebook to keep under version control: figures stay, and of widgets
+    the picture that stands in for them; audio becomes a line of text; progress bars, timings and
+    widget state go."""
+    import nbformat
+
+    content = nbformat.from_dict(json.loads(json.dumps(content)))
+    content.metadata.pop("widgets", None)
+    for cell in content.cells:
+        cell.metadata.pop("execution", None)
+        kept = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "data:audio" in "".join(data.get("text/html", "")):
+                data.clear()
+                data["text/plain"] = "[audio: run this cell to listen]"
+            widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+            if output.get("name") == "stderr" or (widget is not None and "image/png" not in data):
+                continue
+            if "image/png" in data:
+                data["image/png"] = small_png(data["image/png"])
+            if "text" in output:
+                output["text"] = re.sub(r"[^\n]*\r", "", output["text"])
+            kept.append(output)
+        if "outputs" in cell:
+            cell.outputs = kept
+    return content
+
+
+def small_png(encoded: str) -> str:
+    """A figure (PNG in base64) with a palette of 256 colours: a quarter of the size, and nobody
+    sees a difference.
+    """
+    from PIL import Image  # comes with matplotlib
+
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    out = io.BytesIO()
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        out, "PNG", optimize=True
+    )
+    return min(base64.b64encode(out.getvalue()).decode(), encoded, key=len)

@@ -1,0 +1,98 @@
+"""Clips of one or several stores under one numbering, and how they are divided for pre-training.
+
+Frames come from `store`. Crops and batches are made in `segments`, embeddings in `evaluation`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from colalib.data.store import MelStore
+from colalib.data.streams import stream
+from colalib.errors import UserError
+
+VALIDATION_SHARE = 1 / 20  # of the pre-training clips; more would be lost for training,
+VALIDATION_CLIPS = 256  # and more than this would only take time
+
+
+class Clips:
+    """Chosen clips of one or more stores, numbered from 0.
+
+    `rows` holds for each store the row numbers of its chosen clips. `ids` [n] are unique across
+    stores; `groups` [n] are what must not be on both sides of a split. Raises `UserError` if the
+    stores differ in their mel settings.
+    """
+
+    def __init__(self, stores: list[MelStore], rows: list[np.ndarray]):
+        if any(store.mel != stores[0].mel for store in stores):
+            raise UserError(
+                f"{stores[0].path} and another store were made with other mel settings: prepare them alike"
+            )
+        self.stores = stores
+        self.mel = stores[0].mel
+        self._where = [(store, int(row)) for store, chosen in zip(stores, rows) for row in chosen]
+        self.ids = np.array([store.ids[row] for store, row in self._where])
+        self.groups = np.array(
+            [
+                f"{store.id_prefix}/{group}"
+                for store, chosen in zip(stores, rows)
+                for group in store.clips["group"].values[chosen]
+            ]
+        )
+
+    @classmethod
+    def of_store(cls, store: MelStore) -> Clips:
+        """All clips of a store, numbered by their rows."""
+        return cls([store], [np.arange(len(store))])
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames of each clip, [T, M]."""
+        return map(self.frames, range(len(self)))
+
+    def frames(self, i: int) -> np.ndarray:
+        """Return the log-mel frames of clip i, float16 [T, M]."""
+        store, row = self._where[i]
+        return store.frames(row)
+
+    def take(self, chosen: np.ndarray) -> Clips:
+        """Return the clips numbered `chosen`, numbered anew from 0."""
+        taken = copy.copy(self)
+        taken._where = [self._where[i] for i in chosen]
+        taken.ids = self.ids[chosen]
+        taken.groups = self.groups[chosen]
+        return taken
+
+
+def pretraining_clips(stores: list[MelStore]) -> Clips:
+    """Return the clips that pre-training may see: all but `split == test`.
+
+    In stores with folds these are all clips, because labels are never used.
+    """
+    return Clips(stores, [np.flatnonzero(store.clips["split"].values != "test") for store in stores])
+
+
+def split_validation(clips: Clips, seed: int) -> tuple[Clips, Clips]:
+    """Return clips to train on and clips for validation pairs.
+
+    Validation gets whole groups in random order, up to 5% of the clips or 256, but at least two
+    clips. If all clips are one group, both are all clips.
+    """
+    groups = stream("validation", seed).permutation(np.unique(clips.groups))
+    sizes = pd.Series(clips.groups).value_counts()[groups]
+    total = sizes.cumsum()
+    total = total[total <= min(VALIDATION_CLIPS, len(clips) * VALIDATION_SHARE)]
+    # the first groups are too large for that: take the smallest
+    if total.empty or total.iloc[-1] < 2:
+        total = sizes.sort_values(kind="stable").cumsum()
+        total = total[total <= total[total >= 2].iloc[0]]
+    held_out = np.isin(clips.groups, total.index)
+    if held_out.all():
+        return clips, clips
+    return clips.take(np.flatnonzero(~held_out)), clips.take(np.flatnonzero(held_out))

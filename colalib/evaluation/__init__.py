@@ -1,0 +1,41 @@
+"""Evaluation: embeddings of clips, probes on them, comparisons of models, and results with their
+intervals.
+"""
+
+from colalib.evaluation.comparison import ablation, compare, evaluate, probe, supervised
+from colalib.evaluation.embedding import (
+    Embedded,
+    calibrate_batchnorm,
+    embed,
+    embed_frames,
+    embed_to_file,
+    feature_source,
+    mel_stats,
+)
+from colalib.evaluation.probes import (
+    evaluate_features,
+    knn,
+    linear_probe,
+    neighbours,
+    temperature_scaled_loss,
+)
+
+__all__ = [
+    "Embedded",
+    "ablation",
+    "calibrate_batchnorm",
+    "compare",
+    "embed",
+    "embed_frames",
+    "embed_to_file",
+    "evaluate",
+    "evaluate_features",
+    "feature_source",
+    "knn",
+    "linear_probe",
+    "mel_stats",
+    "neighbours",
+    "probe",
+    "supervised",
+    "temperature_scaled_loss",
+]

@@ -1,0 +1,216 @@
+"""Whole comparisons: features and trained classifiers on one task, side by side.
+
+Each comparison collects predictions on test clips in one table; `results` turns the table into
+accuracies and intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from colalib import training
+from colalib.data.splits import evaluation_splits
+from colalib.data.store import MelStore, open_store
+from colalib.encoder import choose_device
+from colalib.errors import UserError
+from colalib.evaluation.embedding import EncoderSource, MelStatsSource, RandomSource, feature_source
+from colalib.evaluation.intervals import summary
+from colalib.evaluation.probes import evaluate_features, knn, linear_probe
+from colalib.settings import FinetuneConfig, PretrainConfig
+from colalib.training.runs import Run, open_run
+
+ABLATION = {  # what differs from the defaults of PretrainConfig
+    "bilinear": {},
+    "cosine": {"objective": "cosine"},
+    "triplet": {"objective": "triplet"},
+    "bilinear, 16 pairs": {"batch_size": 16},
+    "bilinear, 256 pairs": {"batch_size": 256},
+    "bilinear, no augmentation": {"filter_db": 0.0, "mask_bands": 0},
+}
+# the content of results.json, and the predictions that it was made from
+Results = tuple[dict, pd.DataFrame]
+
+
+def probe(
+    store: MelStore | Path | str,
+    encoder: str | Path,
+    label: str = "label",
+    fold: str | None = None,
+    folds: int | None = None,
+    arch: str = "b0-small",
+    seed: int = 0,
+    progress: bool = True,
+    accelerator: str = "auto",
+) -> Results:
+    """Judge one source of features (see `feature_source`) by a linear probe on one task."""
+    store = open_store(store)
+    splits = evaluation_splits(store.clips, label, fold, folds)
+    source = feature_source(encoder, arch, seed, accelerator, progress)
+    predictions = evaluate_features(store, source.of_store(store), source.name, label, splits, seed)
+    return summary(predictions, {source.name: source.overlap(store, splits)}), predictions
+
+
+def compare(
+    store: MelStore | Path | str,
+    encoder: str | Path | list[str | Path],
+    out: Path | str,
+    label: str = "label",
+    seeds: int = 3,
+    labels_per_class: tuple[int | None, ...] = (None,),
+    fold: str | None = None,
+    folds: int | None = None,
+    finetune: FinetuneConfig | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> Results:
+    """Compare on one task: mel-stats, random, probe and kNN of `encoder`, scratch and fine-tuned.
+
+    `encoder` is one run, or a list of runs that differ in their seed: number s is then the encoder
+    of seed s. `finetune` sets the supervised runs (None: frozen features only; see `supervised`).
+    Each number of `labels_per_class` (None: all) adds its own rows of mel-stats, probe, scratch and
+    fine-tuned. Features and runs are kept under `out` and used again.
+    """
+    store, out = open_store(store), Path(out)
+    keep = out / "features"
+    splits = evaluation_splits(store.clips, label, fold, folds)
+    encoders = encoder if isinstance(encoder, list) else [encoder]
+    sources = [EncoderSource(open_run(e), accelerator, progress) for e in encoders]
+    arch = sources[0].run.description["arch"]
+    if finetune is not None and folds:
+        raise UserError("supervised runs follow the corpus' own split: leave out --folds, or add --frozen")
+    mel_stats = MelStatsSource().of_store(store)
+    parts = [evaluate_features(store, mel_stats, "mel-stats", label, splits)]
+    for seed in range(seeds):
+        random = RandomSource(arch, seed, accelerator, progress).of_store(store, keep)
+        parts.append(evaluate_features(store, random, "random", label, splits, seed))
+    features = [source.of_store(store, keep) for source in sources]
+    for model, method in (("probe", linear_probe), ("kNN", knn)):
+        for seed, x in enumerate(features):
+            parts.append(evaluate_features(store, x, model, label, splits, seed, method))
+    for k in filter(None, labels_per_class):
+        for seed in range(seeds):
+            x = features[seed % len(features)]
+            parts.append(
+                evaluate_features(store, mel_stats, "mel-stats", label, splits, seed, labels_per_class=k)
+            )
+            parts.append(evaluate_features(store, x, "probe", label, splits, seed, labels_per_class=k))
+    if finetune is not None:
+        config = replace(finetune, label=label, arch=arch)
+        for k in labels_per_class:
+            parts.append(supervised(store, encoders, out, config, seeds, k, fold, accelerator, progress))
+    predictions = pd.concat(parts, ignore_index=True)
+    seen = max(source.overlap(store, splits) for source in sources)
+    return summary(predictions, dict.fromkeys(("probe", "kNN", "fine-tuned"), seen)), predictions
+
+
+def supervised(
+    store: MelStore | Path | str,
+    encoder: str | Path | list[str | Path],
+    out: Path | str,
+    config: FinetuneConfig,
+    seeds: int = 3,
+    labels_per_class: int | None = None,
+    fold: str | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train the same classifier from scratch and from `encoder`, for every seed and fold; return
+    the predictions.
+
+    `labels_per_class` labelled clips per class are used (None: all). Of several encoders, seed s
+    starts from number s, and from the first again when they are used up. The runs are kept under
+    `out` and used again.
+    """
+    store, parts = open_store(store), []
+    encoders = encoder if isinstance(encoder, list) else [encoder]
+    for split in evaluation_splits(store.clips, config.label, fold):
+        for seed in range(seeds):
+            for model, start in (("scratch", None), ("fine-tuned", encoders[seed % len(encoders)])):
+                name = f"{model}-{config.label}-{labels_per_class or 'all'}-{split.fold or 'split'}-{seed}"
+                run_config = replace(
+                    config, fold=split.fold or None, labels_per_class=labels_per_class, seed=seed
+                )
+                run = training.finetune(
+                    store,
+                    Path(out) / name,
+                    run_config,
+                    start,
+                    resume=True,
+                    accelerator=accelerator,
+                    progress=progress,
+                )
+                budget = "" if labels_per_class is None else str(labels_per_class)
+                parts.append(Run(run).predictions().assign(model=model, labels_per_class=budget))
+    return pd.concat(parts, ignore_index=True)
+
+
+def ablation(
+    store: MelStore | Path | str,
+    out: Path | str,
+    epochs: float,
+    finetune: FinetuneConfig,
+    label: str = "label",
+    seeds: int = 3,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> Results:
+    """Repeat the paper's comparisons in miniature (COLA, section 4.2): similarity, batch size,
+    frozen against fine-tuned.
+
+    And our augmentations. Every setting of `ABLATION` is pre-trained on `store` for the same number
+    of `epochs`, so that all have heard the same clips equally often, and judged by its linear
+    probe; scratch and fine-tuned stand beside the defaults. Runs and features are kept under `out`
+    and used again.
+    """
+    store, out = open_store(store), Path(out)
+    keep = out / "features"
+    splits = evaluation_splits(store.clips, label)
+    parts = [evaluate_features(store, MelStatsSource().of_store(store), "mel-stats", label, splits)]
+    for seed in range(seeds):
+        random = RandomSource(finetune.arch, seed, accelerator, progress).of_store(store, keep)
+        parts.append(evaluate_features(store, random, "random", label, splits, seed))
+    overlap = {}
+    for name, changes in ABLATION.items():
+        for seed in range(seeds):
+            config = replace(PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
+            run = ablation_run(out, name, seed)
+            training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
+            source = EncoderSource(open_run(run), accelerator, progress)
+            parts.append(evaluate_features(store, source.of_store(store, keep), name, label, splits, seed))
+            overlap[name] = overlap["fine-tuned"] = source.overlap(store, splits)
+    defaults = [ablation_run(out, next(iter(ABLATION)), seed) for seed in range(seeds)]
+    parts.append(
+        supervised(store, defaults, out, finetune, seeds, accelerator=accelerator, progress=progress)
+    )
+    predictions = pd.concat(parts, ignore_index=True)
+    return summary(predictions, overlap), predictions
+
+
+def ablation_run(out: Path, setting: str, seed: int) -> Path:
+    """Return the run folder of a setting of `ABLATION`."""
+    return out / f"{setting.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def evaluate(store: MelStore | Path | str, runs: list[Path | str], accelerator: str = "auto") -> Results:
+    """Judge saved classifiers on the test clips of their task, each under the name of its folder.
+
+    Raises `UserError` if one is named twice or they have different tasks.
+    """
+    store = open_store(store)
+    parts, overlap = [], {}
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise UserError("a run is named twice: name each once")
+    names_differ = len({Path(run).name for run in runs}) == len(runs)
+    for run in runs:
+        name = Path(run).name if names_differ else str(run)
+        module, opened = training.load_classifier(run)
+        opened.check_mel(store)
+        module.to(choose_device(accelerator))
+        split = evaluation_splits(store.clips, module.config.label, module.config.fold)[0]
+        parts.append(training.predict(module, store, split, name))
+        overlap[name] = opened.overlap(store, [split])
+    predictions = pd.concat(parts, ignore_index=True)
+    return summary(predictions, overlap), predictions

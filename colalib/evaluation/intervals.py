@@ -1,0 +1,207 @@
+"""Results: from predictions on test clips to accuracies and paired differences with their
+intervals.
+
+`summary` turns a table of predictions (see `training.runs.prediction_table`) into the content of
+results.json. Nothing here knows of sound or encoders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from colalib.errors import UserError
+from colalib.files import atomic, write_json
+
+DRAWS = 2000  # bootstrap draws
+
+
+def _draws(tables: list[pd.DataFrame], rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Bootstrap weights for the groups [DRAWS, G], and for each number of seeds that occurs [DRAWS,
+    S]: models with as many seeds share their draws."""
+    groups = tables[0]["group"].nunique()
+    by_group = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)
+    counts = sorted({table["seed"].nunique() for table in tables}, reverse=True)
+    return by_group, {n: rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) for n in counts}
+
+
+def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Right predictions and predictions per seed and group, both [S, G]."""
+    right = (table["label"] == table["predicted"]).astype(float)
+    cells = pd.DataFrame({"seed": table["seed"], "group": table["group"], "right": right, "all": 1.0})
+    cells = cells.groupby(["seed", "group"])[["right", "all"]].sum().unstack(fill_value=0)
+    return cells["right"].values, cells["all"].values
+
+
+def _resampled(table: pd.DataFrame, by_group: np.ndarray, by_seeds: dict[int, np.ndarray]) -> np.ndarray:
+    """Accuracy in every bootstrap draw [DRAWS]."""
+    right, total = _right(table)
+    by_seed = by_seeds[len(right)]
+    return np.einsum("rs,sg,rg->r", by_seed, right, by_group) / np.einsum(
+        "rs,sg,rg->r", by_seed, total, by_group
+    )
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """The central 95% of bootstrap draws."""
+    return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
+
+
+def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) -> dict:
+    """Turn predictions of several models on the same test clips of one task into the content of
+    results.json.
+
+    Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and
+    seeds. Those of differences are paired: the same groups are drawn for both models, and the same
+    seeds if they have as many. If all test clips are one group, clips are drawn instead, and the
+    intervals hold for that group only. `overlap`: for each model, the number of test clips that its
+    encoder saw in pre-training.
+
+    Raises `UserError` if the models were not judged on the same clips.
+    """
+    tables = by_model(predictions)
+    clips = {frozenset(table["clip_id"]) for table in tables.values()}
+    if len(clips) > 1 or predictions["task"].nunique() > 1:
+        raise UserError(
+            "the models were judged on different test clips or tasks: compare runs of one store, label and fold"
+        )
+    unit = "groups"
+    # one speaker, say: what can be drawn are the clips of that one
+    if predictions["group"].nunique() == 1:
+        unit = "clips of the only group"
+        tables = {name: table.assign(group=table["clip_id"]) for name, table in tables.items()}
+    by_group, by_seeds = _draws([*tables.values()], np.random.default_rng(0))
+    draws = {name: _resampled(table, by_group, by_seeds) for name, table in tables.items()}
+    results = [_result(name, table, draws[name], unit, overlap or {}) for name, table in tables.items()]
+    means = {result["model"]: result["mean"] for result in results}
+    names = list(tables)
+    differences = [
+        {"a": a, "b": b, "mean": round(means[a] - means[b], 4), "ci95": interval(draws[a] - draws[b])}
+        for i, b in enumerate(names)
+        for a in names[i + 1 :]
+    ]
+    first = tables[names[0]]
+    first = first[first["seed"] == first["seed"].iloc[0]]
+    return {
+        "model_name": names,
+        "accuracies": [means[name] for name in names],
+        "task": predictions["task"].iloc[0],
+        "split": "test",
+        "n_clips": len(first),
+        "chance": round(float(first["label"].value_counts(normalize=True).max()), 4),
+        "results": results,
+        "differences": differences,
+    }
+
+
+def by_model(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the predictions of each model and label budget, in the order of the table.
+
+    Where a model occurs with several budgets, names tell them: "probe", "probe (10 per class)".
+    """
+    if "labels_per_class" not in predictions:
+        predictions = predictions.assign(labels_per_class="")
+    budgets = predictions[["model", "labels_per_class"]].drop_duplicates()
+    several = budgets["model"].duplicated().any()
+    tables = {}
+    for model, budget in budgets.itertuples(index=False):
+        name = f"{model} ({budget} per class)" if several and budget else model
+        chosen = (predictions["model"] == model) & (predictions["labels_per_class"] == budget)
+        tables[name] = predictions[chosen]
+    return tables
+
+
+def _result(name: str, table: pd.DataFrame, draws: np.ndarray, unit: str, overlap: dict[str, int]) -> dict:
+    """Return the row of one model for results.json; a label budget is told only where there is one."""
+    per_seed = (table["label"] == table["predicted"]).groupby(table["seed"]).mean()
+    budget = table["labels_per_class"].iloc[0]
+    return {
+        "model": name,
+        **({"labels_per_class": int(budget)} if budget else {}),
+        "seeds": [int(seed) for seed in per_seed.index],
+        "per_seed": [round(float(accuracy), 4) for accuracy in per_seed],
+        "mean": round(float(per_seed.mean()), 4),
+        "ci95": interval(draws),
+        "ci_method": f"bootstrap over {unit}" + (" and seeds" if len(per_seed) > 1 else ""),
+        "pretrain_overlap": int(overlap.get(table["model"].iloc[0], 0)),
+    }
+
+
+def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
+    """Exact McNemar test between two models on the same clips (McNemar 1947), all seeds of a clip
+    pooled by majority: clips that only `a` gets right, clips that only `b` gets right, and the
+    two-sided p-value."""
+    right = predictions.assign(right=predictions["label"] == predictions["predicted"])
+    table = right.groupby(["clip_id", "model"])["right"].mean().unstack() > 0.5
+    only_a, only_b = int((table[a] & ~table[b]).sum()), int((table[b] & ~table[a]).sum())
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
+
+
+def table(results: dict) -> pd.DataFrame:
+    """results.json as a table of per cent: model, accuracy, interval, difference from the row above
+    it.
+    """
+    rows = [{"model": "chance", "accuracy": 100 * results["chance"], "95% interval": "", "seeds": 0}]
+    for r in results["results"]:
+        low, high = (100 * v for v in r["ci95"])
+        rows.append(
+            {
+                "model": r["model"],
+                "accuracy": 100 * r["mean"],
+                "95% interval": f"{low:.1f} – {high:.1f}",
+                "seeds": len(r["seeds"]),
+            }
+        )
+    return pd.DataFrame(rows).round({"accuracy": 1})
+
+
+def differences(results: dict) -> pd.DataFrame:
+    """The paired differences of results.json in points, with what they may be read as: an interval
+    that holds zero shows no difference."""
+    rows = []
+    for d in results["differences"]:
+        low, high = (100 * v for v in d["ci95"])
+        better = d["a"] if low > 0 else d["b"] if high < 0 else None
+        reading = f"{better} is better" if better else "no difference shown"
+        rows.append(
+            {
+                "a": d["a"],
+                "b": d["b"],
+                "a - b (points)": round(100 * d["mean"], 1),
+                "95% interval": f"{low:+.1f} … {high:+.1f}",
+                "reading": reading,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """Turn predictions by label budget (labelled clips per class) into one row per model and
+    budget.
+
+    Columns: model, labels per class, mean, low, high (95% interval), seeds. Accuracies are
+    fractions.
+    """
+    rows = []
+    for labels, predictions in budgets.items():
+        for result in summary(predictions)["results"]:
+            low, high = result["ci95"]
+            row = {"model": result["model"], "labels per class": labels, "mean": result["mean"]}
+            rows.append(row | {"low": low, "high": high, "seeds": len(result["seeds"])})
+    return pd.DataFrame(rows)
+
+
+def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
+    """Write results to `out`, and the predictions beside it: of results.json to predictions.csv, of
+    x.json to x-predictions.csv."""
+    out = Path(out)
+    write_json(out, results)
+    if predictions is not None:
+        with atomic(
+            out.with_name("predictions.csv" if out.stem == "results" else f"{out.stem}-predictions.csv"), "w"
+        ) as file:
+            predictions.to_csv(file, index=False)

@@ -1,0 +1,433 @@
+"""The course's figures. Every function draws what it is given and computes nothing that belongs to
+evaluation.
+
+Colours are colour-blind safe (Okabe & Ito 2008) and mean the same in every figure.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML, Audio
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from colalib.data.audio import MelConfig
+
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#555555"]
+MODELS = {
+    "chance": "#999999",
+    "mel-stats": "#56B4E9",
+    "random": "#B8A800",
+    "kNN": "#CC79A7",
+    "probe": "#009E73",
+    "pre-trained": "#009E73",
+    "trained": "#009E73",
+    "scratch": "#E69F00",
+    "fine-tuned": "#0072B2",
+    "default": "#D55E00",
+    "bilinear": "#009E73",  # of the objectives
+    "cosine": "#CC79A7",
+    "triplet": "#D55E00",
+}
+
+ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}
+
+
+def style() -> None:
+    """Set the course's figure style; called once at the head of every notebook."""
+    sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
+    plt.rcParams.update(
+        {
+            "figure.figsize": (9, 3.2),
+            "figure.dpi": 100,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titleweight": "bold",
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "image.cmap": "magma",
+            "legend.frameon": False,
+        }
+    )
+
+
+def colours(names) -> dict[str, str]:
+    """One colour a name, the same for the same set of names: the models' and objectives' own (also
+    of "random, calibrated" and "probe (10 per class)"), else the palette in sorted order."""
+    order = sorted(set(names))
+    return {
+        name: MODELS.get(name.split(",")[0].split(" (")[0], PALETTE[i % len(PALETTE)])
+        for i, name in enumerate(order)
+    }
+
+
+def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
+    """An audio player that plays nothing by itself and leaves the loudness as it is (samples beyond
+    ±1 are clipped).
+    """
+    return Audio(np.clip(wave, -1, 1), rate=sample_rate, normalize=False)
+
+
+def waveform(
+    wave: np.ndarray, sample_rate: int = 16_000, ax: Axes | None = None, title: str = "", lw: float = 0.5
+) -> Axes:
+    """A waveform [samples] over time in seconds."""
+    ax = ax or plt.gca()
+    ax.plot(np.arange(len(wave)) / sample_rate, wave, lw=lw)
+    ax.set(xlabel="time (s)", ylabel="amplitude", title=title, xlim=(0, len(wave) / sample_rate))
+    return ax
+
+
+def spectrogram(
+    frames: np.ndarray, config: MelConfig = MelConfig(), ax: Axes | None = None, title: str = "", **kwargs
+) -> Axes:
+    """A log-mel spectrogram [frames, mels]: time in seconds, bands marked with their centre
+    frequency in Hz.
+    """
+    import librosa
+
+    ax = ax or plt.gca()
+    ax.imshow(
+        frames.T.astype(np.float32),
+        origin="lower",
+        aspect="auto",
+        extent=(0, config.seconds(len(frames)), 0, frames.shape[1]),
+        **kwargs,
+    )
+    centres = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax)[1:-1]
+    ticks = np.arange(3, config.n_mels, max(config.n_mels // 5, 1))
+    ax.set(xlabel="time (s)", ylabel="mel band (Hz)", title=title)
+    ax.set_yticks(ticks + 0.5, [f"{centres[t]:.0f}" for t in ticks])
+    return ax
+
+
+def panels(pictures: list[tuple], title: str = "", columns: int | None = None, height: float = 2.9) -> Figure:
+    """Log-mel spectrograms side by side on one colour scale; `pictures`: (title, frames [frames,
+    mels]) or, where they were made with other settings than the default, (title, frames,
+    MelConfig)."""
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(10, height * rows), squeeze=False)
+    low, high = (
+        bound(frames.min() if bound is min else frames.max() for _, frames, *_ in pictures)
+        for bound in (min, max)
+    )
+    for ax, (name, frames, *config) in zip(axes.flat, pictures):
+        spectrogram(frames, *config, ax=ax, title=name, vmin=low, vmax=high)
+    for ax in axes.flat:
+        ax.label_outer() if rows > 1 else None
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    for ax in list(axes.flat)[len(pictures) :]:
+        ax.set_visible(False)
+    fig.colorbar(axes[0, 0].images[0], ax=axes, label="ln magnitude", pad=0.01)
+    if title:
+        fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def crops(
+    frames: np.ndarray, starts: dict[str, int], length: int, config: MelConfig = MelConfig(), title: str = ""
+) -> Figure:
+    """A clip's log-mel [frames, mels] with `length` frames from each of `starts` marked, and these
+    crops below; a role (anchor, positive, distractor) has its own colour."""
+    fig, axes = plt.subplot_mosaic([["clip"] * len(starts), list(starts)], figsize=(10, 5.2))
+    bounds = {"vmin": float(frames.min()), "vmax": float(frames.max())}
+    spectrogram(frames, config, ax=axes["clip"], title=title, **bounds)
+    for i, (name, start) in enumerate(starts.items()):
+        colour = ROLES.get(name, PALETTE[i % len(PALETTE)])
+        box = (config.seconds(start), 0.5 + i), config.seconds(length), frames.shape[1] - 1 - 2 * i
+        axes["clip"].add_patch(plt.Rectangle(*box, fill=False, ec="white", lw=4.5))
+        axes["clip"].add_patch(plt.Rectangle(*box, fill=False, ec=colour, lw=2.5))
+        spectrogram(
+            frames[start : start + length],
+            config,
+            ax=axes[name],
+            title=f"{name}: from {config.seconds(start):.2f} s",
+            **bounds,
+        )
+        axes[name].title.set_color(colour)
+        for spine in axes[name].spines.values():
+            spine.set(visible=True, color=colour, lw=3)
+    fig.colorbar(axes["clip"].images[0], ax=list(axes.values()), label="ln magnitude", pad=0.01)
+    return fig
+
+
+def pairs(
+    anchors: np.ndarray,
+    positives: np.ndarray,
+    names: list[str] | None = None,
+    config: MelConfig = MelConfig(),
+) -> Figure:
+    """A batch of pairs, anchors [B, T, M] in the upper row, each one's positive [B, T, M] below it."""
+    fig, axes = plt.subplots(2, len(anchors), figsize=(10, 3.6), sharex=True, sharey=True, squeeze=False)
+    for row, (role, batch) in enumerate({"anchor": anchors, "positive": positives}.items()):
+        for column, segment in enumerate(batch):
+            ax = spectrogram(np.asarray(segment), config, ax=axes[row, column])
+            ax.set(xlabel="time (s)" if row else "", ylabel=f"{role}\nmel band (Hz)" if column == 0 else "")
+            if row == 0:
+                ax.set_title(names[column] if names else str(column), fontsize=9)
+        axes[row, 0].yaxis.label.set_color(ROLES[role])
+    return fig
+
+
+def curves(
+    metrics: dict[str, pd.DataFrame],
+    column: str,
+    ax: Axes | None = None,
+    x: str = "step",
+    title: str = "",
+    clips: int | None = None,
+    dashed: bool = False,
+) -> Axes:
+    """One column of several runs' metrics.csv over training, e.g. {"scratch": frame}; a run keeps
+    its model's colour. `clips`: an accuracy was counted on so many; its 95% binomial interval is
+    drawn as a band. `dashed`: beside another column of the same runs, so not in the legend."""
+    ax = ax or plt.gca()
+    colour = colours(metrics)
+    for name, frame in metrics.items():
+        line = frame[[x, column]].dropna()
+        drawn = {"ls": "--", "marker": "."} if dashed else {"label": name}
+        ax.plot(line[x], line[column], color=colour[name], lw=1.5, **drawn)
+        if clips:
+            half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
+            low, high = (line[column] - half).clip(lower=0), (line[column] + half).clip(upper=1)
+            ax.fill_between(line[x], low, high, color=colour[name], alpha=0.15, lw=0)
+    ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=title)
+    if len(metrics) > 1:
+        ax.legend()
+    return ax
+
+
+def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str = "") -> Axes:
+    """s(anchor i, positive j) [B, B]; the pairs are its diagonal."""
+    ax = ax or plt.gca()
+    image = ax.imshow(similarity, cmap="viridis")
+    ax.set(xlabel="positive j", ylabel="anchor i", title=title)
+    bar = ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.8)
+    bar.formatter.set_useOffset(False)
+    return ax
+
+
+def architecture() -> Figure:
+    """COLA in one drawing: two crops → one encoder → h → g → bilinear similarities → cross-entropy."""
+    fig, ax = plt.subplots(figsize=(10, 4.4))
+    ax.set(xlim=(0, 100), ylim=(0, 44))
+    ax.axis("off")
+
+    def box(x: float, y: float, width: float, height: float, text: str, colour: str, small: str = "") -> None:
+        patch = FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.9",
+            fc=colour + "26",
+            ec=colour,
+            lw=1.8,
+        )
+        ax.add_patch(patch)
+        ax.text(
+            x + width / 2,
+            y + height / 2 + (1.3 if small else 0),
+            text,
+            ha="center",
+            va="center",
+            fontsize=10.5,
+        )
+        if small:
+            ax.text(
+                x + width / 2,
+                y + height / 2 - 1.9,
+                small,
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="#444444",
+            )
+
+    def arrow(x0: float, y0: float, x1: float, y1: float, colour: str, text: str = "") -> None:
+        ax.annotate(
+            "",
+            (x1, y1),
+            (x0, y0),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )
+        if text:
+            ax.text(
+                (x0 + x1) / 2, (y0 + y1) / 2 + 1, text, ha="center", va="bottom", fontsize=9, color=colour
+            )
+
+    grey = "#555555"
+    box(0, 16.5, 10, 11, "one clip", grey, "8–10 s")
+    for y, role, letter in ((30, "anchor", "x"), (4, "positive", "x′")):
+        colour, middle = ROLES[role], y + 5
+        ax.annotate(
+            "", (15, middle), (10, 22 + (3 if y > 20 else -3)),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        box(15, y, 13, 10, f"{role} {letter}", colour, "crop, [98, 64]")
+        arrow(28, middle, 33, middle, colour)
+        box(33, y, 15, 10, "encoder f", grey, "EfficientNet")
+        arrow(48, middle, 55, middle, colour, "h" if y > 20 else "h′")
+        box(55, y, 14, 10, "projection g", grey, "Linear, Norm, tanh")
+        ax.annotate(
+            "", (75, 22 + (5 if y > 20 else -5)), (69, middle),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+        ax.text(
+            70.5,
+            middle + (1 if y > 20 else -1),
+            "g(h)" if y > 20 else "g(h′)",
+            fontsize=9,
+            color=colour,
+            va="center",
+        )
+    for x, text in ((40.5, "the same\nweights"), (62, "the same\nweights")):
+        ax.plot([x, x], [14.3, 29.7], color=grey, lw=1.2, ls=":")
+        ax.text(
+            x,
+            22,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color=grey,
+            bbox={"fc": "white", "ec": "none"},
+        )
+    side, left, bottom = 3.0, 75, 13
+    ax.text(
+        left + 2.5 * side + 1,
+        bottom + 6 * side + 3.6,
+        "similarity\n$s_{ij} = g_i^{\\top} W g'_j$",
+        ha="center",
+        va="center",
+        fontsize=10,
+    )
+    for i in range(6):
+        for j in range(6):
+            colour = ROLES["positive"] if i == j else ROLES["distractor"]
+            patch = plt.Rectangle(
+                (left + j * side * 0.85, bottom + (5 - i) * side),
+                side * 0.78,
+                side * 0.88,
+                fc=colour,
+                alpha=1 if i == j else 0.3,
+            )
+            ax.add_patch(patch)
+    ax.text(
+        left + 2.55 * side,
+        bottom - 2.2,
+        "B × B: pairs on the diagonal,\nthe rest distractors",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="#444444",
+    )
+    arrow(left + 5.1 * side + 0.3, 22, 94, 22, grey)
+    ax.text(94.3, 22, "cross-\nentropy", ha="left", va="center", fontsize=10)
+    return fig
+
+
+def table(frame: pd.DataFrame, decimals: int = 1) -> HTML:
+    """A table without row numbers, the same HTML at each run."""
+    return HTML(frame.to_html(index=False, border=0, float_format=f"%.{decimals}f"))
+
+
+def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
+    """results.json as points with their 95% intervals, chance as a line."""
+    ax = ax or plt.gca()
+    rows = summary["results"][::-1]
+    colour = colours(r["model"] for r in rows)
+    for y, r in enumerate(rows):
+        low, high = (100 * v for v in r["ci95"])
+        ax.plot([low, high], [y, y], color=colour[r["model"]], lw=3, solid_capstyle="round")
+        ax.plot([100 * v for v in r["per_seed"]], [y] * len(r["per_seed"]), "|", color="white", ms=7, mew=1.2)
+        ax.plot(100 * r["mean"], y, "o", color=colour[r["model"]], ms=8)
+        ax.annotate(
+            f"{100 * r['mean']:.1f}", (high, y), xytext=(6, 0), textcoords="offset points", va="center"
+        )
+    ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
+    ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
+    ax.set(xlabel="accuracy on test clips (%)", title=title or summary["task"], ylim=(-0.6, len(rows) - 0.1))
+    ax.set_yticks(range(len(rows)), [r["model"] for r in rows])
+    return ax
+
+
+def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = None, title: str = "") -> Axes:
+    """Paired differences a - b of results.json with their 95% intervals, for chosen pairs (a, b);
+    filled where the interval leaves out zero."""
+    ax = ax or plt.gca()
+    found = {(d["a"], d["b"]): d for d in summary["differences"]}
+    for y, (a, b) in enumerate(pairs[::-1]):
+        d = found.get((a, b)) or found[b, a]
+        sign = 100 if (a, b) in found else -100
+        low, high = sorted(sign * v for v in d["ci95"])
+        colour = colours(summary["model_name"])[a]
+        face = "white" if low <= 0 <= high else colour
+        ax.plot([low, high], [y, y], color=colour, lw=3, solid_capstyle="round")
+        ax.plot(sign * d["mean"], y, "o", color=colour, ms=8, markerfacecolor=face, mew=2)
+    ax.axvline(0, color="black", lw=1)
+    ax.set(xlabel="difference in accuracy (points), 95% interval", title=title, ylim=(-0.6, len(pairs) - 0.4))
+    ax.set_yticks(range(len(pairs)), [f"{a} − {b}" for a, b in pairs[::-1]])
+    return ax
+
+
+def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "") -> Axes:
+    """`results.label_efficiency` as a curve a model: accuracy over labelled clips per class, with
+    95% intervals.
+    """
+    ax = ax or plt.gca()
+    colour = colours(table["model"])
+    for i, (name, rows) in enumerate(table.groupby("model", sort=False)):
+        # side by side, so that no bar hides another
+        x = rows["labels per class"] * 1.03 ** (2 * i - 1)
+        bars = 100 * np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+        ax.errorbar(x, 100 * rows["mean"], bars, fmt="o-", color=colour[name], lw=1.5, capsize=3, label=name)
+    ticks = sorted(set(table["labels per class"]))
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="labelled clips per class", ylabel="accuracy on test clips (%)", title=title)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = "", bar: bool = True) -> Axes:
+    """Confusion matrix of one model's predictions: each row a true class, in per cent of its clips."""
+    ax = ax or plt.gca()
+    share = 100 * pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
+    names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
+    share = share.reindex(index=names, columns=names, fill_value=0)
+    style = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+    sns.heatmap(share, ax=ax, cbar=bar, cbar_kws={"label": "% of the true class"} if bar else None, **style)
+    ax.set(xlabel="predicted", ylabel="true", title=title)
+    ax.tick_params(axis="x", rotation=45)
+    return ax
+
+
+def embedding_map(
+    points: np.ndarray, labels, ax: Axes | None = None, title: str = "", legend: str | None = "right"
+) -> Axes:
+    """Points of a two-dimensional map [n, 2], coloured by a label a point; points without one are
+    grey. `legend`: "right", "below" or None."""
+    ax = ax or plt.gca()
+    labels = np.asarray(labels)
+    colour = {"": "#CCCCCC"} | colours(set(labels) - {""})
+    order = np.random.default_rng(0).permutation(len(points))  # mixed, so that no class lies on top
+    ax.scatter(*points[order].T, s=9, c=[colour[name] for name in labels[order]], alpha=0.75, lw=0)
+    for name in sorted(set(labels)):
+        ax.scatter([], [], s=9, color=colour[name], label=name or "none")
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.set_aspect("equal", adjustable="datalim")
+    sns.despine(ax=ax, left=True, bottom=True)
+    where = {"right": {"loc": "center left", "bbox_to_anchor": (1, 0.5)}}
+    where["below"] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 3, "columnspacing": 0.8}
+    if legend:
+        ax.legend(markerscale=2, fontsize=8, handletextpad=0.1, **where[legend])
+    return ax

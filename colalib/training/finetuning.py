@@ -1,0 +1,204 @@
+"""`finetune`: a classifier on an encoder, trained from scratch or from a pre-trained one.
+
+Segments come from `data.segments`; `trainer` runs the training and `runs` keeps the result.
+Predictions on the test clips go to `evaluation`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from colalib.data.clips import Clips
+from colalib.data.segments import ReiterableBatches, clip_batches, labelled_batch, segment_std
+from colalib.data.splits import Split, evaluation_splits, subsample_labels
+from colalib.data.store import MelStore, open_store
+from colalib.encoder import Encoder
+from colalib.errors import UserError
+from colalib.fast_cpu import encode_batches, in_batches
+from colalib.files import atomic, fingerprint, locked
+from colalib.settings import FinetuneConfig
+from colalib.training.runs import (
+    Run,
+    enter_run,
+    open_run,
+    prediction_table,
+    read_checkpoint,
+    save_encoder,
+    write_run_config,
+)
+from colalib.training.trainer import check_settings, fit
+
+OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+class AudioClassifier(lightning.LightningModule):
+    """Encoder → dropout → linear layer.
+
+    Trains on segments [B, T, M] and classes [B]. Validates on whole clips: the logits of a clip are
+    the mean over its non-overlapping segments (COLA, section 3.2).
+    """
+
+    monitor = ("valid/accuracy", "max")  # decides which weights are kept
+
+    def __init__(self, config: FinetuneConfig, encoder: Encoder, classes: list[str]):
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.classes = classes
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(encoder.dim, len(classes))
+
+    def forward(self, segments: Tensor) -> Tensor:
+        return self.head(self.dropout(self.encoder(segments)))  # [B, classes]
+
+    def training_step(self, batch, index):
+        x, y = batch  # [B, T, M], [B]
+        h = torch.cat(encode_batches(self.encoder, x.chunk(2)))  # [B, dim]
+        logits = self.head(self.dropout(h))
+        loss = F.cross_entropy(logits, y)
+        accuracy = (logits.argmax(dim=1) == y).float().mean()
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, batch_size=len(y))
+        return loss
+
+    def clip_logits(self, x: Tensor, clip_index: Tensor) -> Tensor:
+        """Return the mean logits of each clip [n, classes], from segments [S, T, M] and the clip of
+        each [S].
+        """
+        logits = in_batches(self, x)  # [S, classes]
+        n = int(clip_index.max()) + 1
+        total = logits.new_zeros(n, logits.shape[1]).index_add_(0, clip_index, logits)
+        return total / torch.bincount(clip_index, minlength=n)[:, None]
+
+    def validation_step(self, batch, index):
+        x, clip_index, y = batch
+        logits = self.clip_logits(x, clip_index)
+        accuracy = (logits.argmax(dim=1) == y).float().mean()
+        self.log_dict(
+            {"valid/loss": F.cross_entropy(logits, y), "valid/accuracy": accuracy}, batch_size=len(y)
+        )
+
+    def configure_optimizers(self):
+        fused = self.device.type in ("cpu", "cuda")
+        return OPTIMISERS[self.config.optimiser](
+            self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
+        )
+
+
+def finetune(
+    store,
+    out: Path | str,
+    config: FinetuneConfig,
+    encoder: str | Path | None = None,
+    resume: bool = False,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Train a classifier on a store's labels, from scratch or from the encoder of run `encoder`;
+    return the run folder.
+
+    Keeps the weights that are best on the validation side. Looks at the test side once, and writes
+    predictions.csv. With `resume` an interrupted run goes on, and a finished one is returned as it
+    is. Raises `UserError` for settings that cannot be used.
+    """
+    out, store = Path(out), open_store(store)
+    check_settings(config, accelerator)
+    split = evaluation_splits(store.clips, config.label, config.fold)[0]
+    labels = store.clips[config.label].to_numpy(dtype=object)
+    classes = sorted(set(labels[labels != ""]))
+    # [n], -1: no label
+    targets = np.array([classes.index(value) if value else -1 for value in labels])
+    clips = Clips.of_store(store)
+    chosen = subsample_labels(labels, split.train, config.labels_per_class, config.seed)
+    train = clips.take(chosen)
+    pretrained = None
+    if encoder is None:
+        torch.manual_seed(config.seed)
+        network = Encoder(config.arch, segment_std(train, config.seed))
+    else:
+        pretrained = open_run(encoder)
+        pretrained.check_mel(store)
+        network = pretrained.load_encoder()
+        config = dataclasses.replace(config, arch=network.arch)
+    data = {
+        "corpora": [store.name],
+        "clips": fingerprint(clips.ids),
+        "classes": classes,
+        "encoder": pretrained.name if pretrained else "scratch",
+        "weights": pretrained.weights_hash if pretrained else "",
+    }
+    with locked(out):
+        if enter_run(out, "finetune", config, data, resume):
+            return out
+        torch.manual_seed(config.seed)
+        module = AudioClassifier(config, network, classes).train()
+        seen = sorted(pretrained.seen_clip_ids) if pretrained else []
+        write_run_config(out, "finetune", config, data, network, store.mel, seen)
+        batch_size = min(config.batch_size, len(train))
+
+        def make_batch(step: int):
+            return labelled_batch(train, targets[chosen], step, batch_size, config.seed)
+
+        valid = eval_loader(clips.take(split.valid), targets[split.valid])
+        # of all labels, whatever the label budget: the same number of steps for each budget
+        steps_per_epoch = max(1, len(split.train) // batch_size)
+        fit(module, config, out, make_batch, valid, steps_per_epoch, {"accelerator": accelerator}, progress)
+        module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
+        with atomic(out / "predictions.csv", "w") as file:
+            predict(module, store, split, out.name).to_csv(file, index=False)
+        save_encoder(module.encoder, out)
+    return out
+
+
+def eval_loader(clips: Clips, targets: np.ndarray) -> DataLoader:
+    """Return whole clips in batches: (segments [S, T, M], the clip of each [S], classes [n])."""
+
+    def batches():
+        first = 0  # number of a batch' first clip
+        for x, clip_index in clip_batches(clips, silence=clips.mel.silence):
+            n = int(clip_index[-1]) + 1
+            yield x, clip_index, torch.from_numpy(targets[first : first + n])
+            first += n
+
+    return DataLoader(ReiterableBatches(batches), batch_size=None)
+
+
+@torch.no_grad()
+def predict(module: AudioClassifier, store: MelStore, split: Split, name: str) -> pd.DataFrame:
+    """Return a classifier's predictions on the test side (see `runs.prediction_table`), under the
+    model's `name`.
+    """
+    module.eval()
+    clips = Clips([store], [split.test])
+    logits = [
+        module.clip_logits(x.to(module.device), clip_index.to(module.device)).cpu()
+        for x, clip_index in clip_batches(clips, silence=clips.mel.silence)
+    ]
+    best = torch.cat(logits).argmax(dim=1).numpy()  # [n]
+    config = module.config
+    predicted = np.array(module.classes)[best]
+    return prediction_table(store, split, config.label, predicted, name, config.seed, config.labels_per_class)
+
+
+def load_classifier(run: Path | str) -> tuple[AudioClassifier, Run]:
+    """Return the fine-tuned classifier of a finished run folder, and the run. Raises `UserError`."""
+    run = open_run(run)
+    encoder = run.load_encoder()
+    if run.kind != "finetune":
+        raise UserError(f"{run.path} is no classifier but a {run.kind} run: fine-tune it first")
+    module = AudioClassifier(run.config, encoder, run.description["data"]["classes"])
+    try:
+        module.load_state_dict(read_checkpoint(run.path / "best.ckpt")["state_dict"])
+    except (KeyError, RuntimeError):
+        raise UserError(
+            f"{run.path / 'best.ckpt'}: damaged, or of another architecture: train it again"
+        ) from None
+    return module.eval(), run

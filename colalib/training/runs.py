@@ -1,0 +1,277 @@
+"""Run folders: what a training leaves on disk, and how an encoder is loaded again.
+
+`pretraining` and `finetuning` write them, `evaluation` reads them.
+
+    config.json          settings, data (hash of the clip ids), mel, arch, versions, CPU precision
+    metrics.csv          one row per logged step
+    clips.txt            ids of the clips that the encoder has seen in pre-training
+    last.ckpt            to resume from; best.ckpt: best on validation (plain tensors and values, never unpickled)
+    predictions.csv      of a fine-tuning: one row per test clip
+    encoder.safetensors  the result; written last, it marks a finished run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+
+from colalib.data.audio import MelConfig
+from colalib.data.splits import Split
+from colalib.data.store import MelStore
+from colalib.encoder import Encoder
+from colalib.errors import UserError
+from colalib.files import atomic, is_main_process, read_json, write_json
+from colalib.settings import FinetuneConfig, PretrainConfig
+
+# the run folder that comes with the package, with its model card
+DEFAULT = Path(__file__).parents[1] / "default"
+CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}  # by the kind of a run
+# whose versions a run notes
+PACKAGES = ("torch", "lightning", "librosa", "efficientnet_pytorch", "numpy")
+
+
+class Run:
+    """A run folder, finished or not. Nothing is read before it is asked for."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.name = self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether a training has begun here."""
+        return (self.path / "config.json").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the encoder is there."""
+        return (self.path / "encoder.safetensors").exists()
+
+    @cached_property
+    def description(self) -> dict:
+        """The content of config.json. Raises `UserError` if this is not a run folder."""
+        description = read_json(self.path / "config.json", "a run (made by pretrain or finetune)")
+        if not {"arch", "mel"} <= description.keys():
+            raise UserError(f"{self.path} is not a run (made by pretrain or finetune)")
+        return description
+
+    @property
+    def kind(self) -> str:
+        """ "pretrain" or "finetune"."""
+        return self.description.get("kind", "")
+
+    @property
+    def config(self) -> PretrainConfig | FinetuneConfig:
+        """The settings. A setting that is newer than the run has its default."""
+        config = CONFIGS[self.kind]
+        names = {field.name for field in dataclasses.fields(config)}
+        return config(**{name: value for name, value in self.description["config"].items() if name in names})
+
+    @property
+    def mel(self) -> MelConfig:
+        """The mel settings that the encoder needs."""
+        return MelConfig(**self.description["mel"])
+
+    @cached_property
+    def seen_clip_ids(self) -> frozenset[str]:
+        """Ids of the clips that the encoder has seen in pre-training."""
+        return frozenset((self.path / "clips.txt").read_text(encoding="utf-8").splitlines())
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Short SHA-256 of encoder.safetensors."""
+        return hashlib.sha256((self.path / "encoder.safetensors").read_bytes()).hexdigest()[:16]
+
+    def metrics(self) -> pd.DataFrame:
+        """Return metrics.csv as far as it is written; one row per logged step."""
+        try:
+            return pd.read_csv(self.path / "metrics.csv")
+        except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
+            return pd.DataFrame({"step": []})
+
+    def progress(self) -> tuple[float, float]:
+        """Return the share that is done, 0 to 1, and the seconds left (NaN before the first step)."""
+        metrics = self.metrics()
+        if metrics.empty:
+            return 0.0, math.nan
+        last, config = metrics.iloc[-1], self.config
+        done = {"minutes": last["seconds"] / 60, "steps": last["step"], "epochs": last["epoch"]}
+        share = next(min(done[unit] / wanted, 1.0) for unit in done if (wanted := getattr(config, unit)))
+        return share, last["seconds"] * (1 / max(share, 1e-6) - 1)
+
+    def predictions(self) -> pd.DataFrame:
+        """Return predictions.csv of a finished fine-tuning."""
+        return read_predictions(self.path / "predictions.csv")
+
+    def load_encoder(self) -> Encoder:
+        """Return the encoder of a finished run, in evaluation mode. Raises `UserError` if it is
+        damaged or not finished.
+        """
+        encoder = Encoder(self.description["arch"])
+        if not self.finished:
+            raise UserError(f"{self.path} is not finished: go on with --resume")
+        try:
+            encoder.load_state_dict(safetensors.torch.load_file(self.path / "encoder.safetensors"))
+            self.seen_clip_ids  # noqa: B018  (a damaged list shows here, not after the long part)
+        except Exception as error:  # safetensors and torch raise kinds of their own
+            reason = str(error).splitlines()[0][:120]
+            raise UserError(f"{self.path}: damaged encoder ({reason}): train it again") from None
+        return encoder.eval()
+
+    def check_mel(self, store: MelStore) -> None:
+        """Raise `UserError` if `store` was made with other mel settings than the encoder was
+        trained on.
+        """
+        if self.mel != store.mel:
+            raise UserError(
+                f"{store.path} has other mel settings than encoder {self.name}: prepare it with the encoder's"
+            )
+
+    def overlap(self, store: MelStore, splits: list[Split]) -> int:
+        """Return how many test clips of `splits` the encoder saw in pre-training."""
+        tested = np.concatenate([split.test for split in splits])
+        return sum(clip in self.seen_clip_ids for clip in store.ids[tested])
+
+
+def open_run(name: str | Path) -> Run:
+    """Return the finished run at a path, or for "default" the one that comes with the package.
+    Raises `UserError`.
+    """
+    run = Run(DEFAULT if str(name) == "default" else name)
+    run.description  # noqa: B018  (raises if it is no run)
+    if not run.finished:
+        raise UserError(f"{run.path} is not finished: go on with --resume")
+    return run
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
+    """Enter the run folder `out`; return True if the run in it is finished already.
+
+    Raises `UserError` if a run is there and `resume` is not set, or if it was made with other
+    settings or data. Only the main process checks and raises.
+    """
+    run = Run(out)
+    if not is_main_process():
+        return run.finished
+    for leftover in out.glob(".*.part"):  # of a killed process
+        leftover.unlink(missing_ok=True)
+    if not run.exists:
+        # clips.txt is all that a kill may leave before config.json
+        if out.exists() and any(p.name != "clips.txt" for p in out.iterdir()):
+            raise UserError(f"{out} is not a run and not empty: choose another --out")
+        return False
+    if not resume:
+        raise UserError(f"{out} holds a run already: go on with --resume, choose another --out, or delete it")
+    if run.kind != kind:
+        raise UserError(f"{out} holds a run of {run.kind}, not of {kind}: choose another --out")
+    before = {"config": dataclasses.asdict(run.config), "data": run.description.get("data", {})}
+    for part, wanted in (("config", dataclasses.asdict(config)), ("data", data)):
+        for key, value in wanted.items():
+            if before[part].get(key) != value:
+                raise UserError(
+                    f"{out} was made with {key} {before[part].get(key)!r}, not {value!r}: keep its settings to resume, "
+                    "or choose another --out"
+                )
+    return run.finished
+
+
+def write_run_config(
+    out: Path, kind: str, config, data: dict, encoder: Encoder, mel: MelConfig, seen
+) -> None:
+    """Write clips.txt (the ids `seen` in pre-training) and config.json: from here on `out` is a
+    run.
+    """
+    if not is_main_process():
+        return
+    with atomic(out / "clips.txt", "w") as file:
+        file.writelines(f"{clip}\n" for clip in seen)
+    description = {
+        "kind": kind,
+        "config": dataclasses.asdict(config),
+        "data": data,
+        "arch": encoder.arch,
+        "cpu_recipe": encoder.cpu_precision,
+        "mel": dataclasses.asdict(mel),
+        "threads": torch.get_num_threads(),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+    write_json(out / "config.json", description)
+
+
+def save_encoder(encoder: Encoder, out: Path) -> None:
+    """Write encoder.safetensors: from here on the run is finished."""
+    if not is_main_process():
+        return
+    with atomic(out / "encoder.safetensors") as file:
+        file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Return a checkpoint's tensors and plain values. Anything that would have to be unpickled
+    raises `UserError`.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged archives
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: damaged, or not a plain checkpoint ({reason}): delete it, or start a new run"
+        ) from None
+
+
+# -------------------------------------------------------------------------------------- predictions
+
+
+def prediction_table(
+    store: MelStore,
+    split: Split,
+    label: str,
+    predicted: np.ndarray,
+    model: str,
+    seed: int,
+    labels_per_class: int | None = None,
+) -> pd.DataFrame:
+    """Return one row per test clip: model, task, seed, fold, clip_id, group, label, predicted,
+    labels_per_class.
+
+    The last column is the label budget as text, "" for all labels.
+    """
+    clips = store.clips.iloc[split.test]
+    return pd.DataFrame(
+        {
+            "model": model,
+            "task": f"{store.name}/{label}",
+            "seed": seed,
+            "fold": split.fold,
+            "clip_id": clips["clip_id"].values,
+            "group": clips["group"].values,
+            "label": clips[label].values,
+            "predicted": predicted,
+            "labels_per_class": "" if labels_per_class is None else str(labels_per_class),
+        }
+    )
+
+
+def read_predictions(file: Path | str) -> pd.DataFrame:
+    """Return a table of predictions from a CSV file; all columns but `seed` are text.
+
+    Older files hold the label budget in the model's name, "probe (10 a class)", and come out in
+    today's form.
+    """
+    table = pd.read_csv(file, dtype=str, keep_default_na=False).astype({"seed": int})
+    if "labels_per_class" not in table:
+        parts = table["model"].str.extract(r"^(.*?)(?: \((\d+) a class\))?$")
+        table["model"], table["labels_per_class"] = parts[0], parts[1].fillna("")
+    return table

@@ -1,0 +1,349 @@
+"""The training loop: Lightning's Trainer on batches by step number, for given steps or minutes,
+resumable.
+
+`pretraining` and `finetuning` give the module and the batches. What is left on disk lies in a run
+folder (`runs`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import multiprocessing
+import signal
+import threading
+import time
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from colalib.data.segments import StepDataset
+from colalib.data.streams import stream
+from colalib.encoder import choose_device
+from colalib.errors import UserError
+from colalib.fast_cpu import keep_freed_memory
+from colalib.files import atomic, is_main_process
+from colalib.settings import check_limits
+from colalib.training.runs import read_checkpoint
+
+LOG_STEPS = 5  # metrics.csv gets a row every so many steps
+CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
+CHECKPOINT_SECONDS = 10  # or seconds, if these pass first
+LOADER_PROCESSES = 4  # that draw batches while a GPU works
+
+
+class Schedule(Callback):
+    """Sets the learning rate, seeds dropout by (seed, step), and stops after the given steps or
+    minutes.
+
+    `done` is the share of the training that is over, 0 to 1. With several processes the main
+    process reads the clock for all.
+    """
+
+    def __init__(self, config, steps: int | None):
+        self.config = config
+        self.steps = steps
+        self.spent = 0.0  # seconds before this process, from the checkpoint
+        self.done = 0.0
+
+    def state_dict(self):
+        return {"spent": time.monotonic() - self.begun}
+
+    def load_state_dict(self, state):
+        self.spent = float(state["spent"])
+
+    def on_train_start(self, trainer, module):
+        self.begun = time.monotonic() - self.spent
+        self.done = trainer.strategy.broadcast(self.share(trainer.global_step))
+
+    def share(self, step: int) -> float:
+        """Return the share of the training that is over after `step` steps."""
+        if self.steps:
+            return step / self.steps
+        return (time.monotonic() - self.begun) / (60 * self.config.minutes)
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        step = trainer.global_step
+        learning_rate = self.config.lr * self.factor(step)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate
+        module.log("lr", learning_rate)
+        torch.manual_seed(int(stream("dropout", self.config.seed, step).integers(2**62)))
+
+    def factor(self, step: int) -> float:
+        """Return the learning rate as a share of its peak: a linear warm-up, then a cosine down to
+        0.
+        """
+        warmup, done = self.config.warmup, min(self.done, 1.0)
+        if self.steps and step < warmup * self.steps:
+            return (step + 1) / (warmup * self.steps + 1)  # the first step moves too
+        if done < warmup:
+            return done / warmup
+        return (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.done = trainer.strategy.broadcast(self.share(trainer.global_step))
+        if self.done >= 1:
+            trainer.should_stop = True
+
+
+class LastCheckpoint(Callback):
+    """Writes last.ckpt every 50 steps or 10 seconds, and at SIGTERM, after which the training ends.
+
+    SIGTERM is what Slurm and torchrun send before a machine is taken away. Raises `UserError` if
+    the loss is NaN or infinite.
+    """
+
+    def __init__(self, path: Path, schedule: Schedule):
+        self.path = path
+        self.schedule = schedule
+        self.terminated = False
+
+    def on_train_start(self, trainer, module):
+        self.saved = time.monotonic()
+        # Lightning puts back its own handlers afterwards; only a main thread may set any
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "terminated", True))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        step = trainer.global_step
+        late = self.terminated or time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        late, terminated = trainer.strategy.broadcast((late, self.terminated))
+        # 2 steps beside those that are logged and validated (multiples of 5), so that a resumed run
+        # cuts none of them in two
+        save = step % CHECKPOINT_STEPS == 2 or (late and step % LOG_STEPS == 2)
+        if (save or self.schedule.done >= 1) and not torch.isfinite(outputs["loss"]):
+            raise UserError(f"the loss became NaN or infinite by step {step}: start again with a lower --lr")
+        if save:
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+            if terminated:
+                raise SystemExit
+
+    def on_train_end(self, trainer, module):
+        trainer.save_checkpoint(self.path)
+
+
+class ProgressBar(Callback):
+    """Shows the share that is done, the step, and the latest loss and accuracy."""
+
+    SHOWN = ("train/loss", "train/accuracy", "valid/accuracy")
+
+    def __init__(self, name: str, schedule: Schedule, shown: bool):
+        self.schedule = schedule
+        self.bar = tqdm(
+            total=100,
+            desc=name,
+            unit="%",
+            disable=not shown,
+            mininterval=1,
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        values = {k: f"{float(v):.3g}" for k, v in trainer.callback_metrics.items() if k in self.SHOWN}
+        self.bar.set_postfix(step=trainer.global_step, **values, refresh=False)
+        self.bar.update(min(100 * self.schedule.done, 100) - self.bar.n)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints that appear whole or not at all.
+
+    Lightning writes to the system's temporary folder and moves the file from there. Between two
+    disks that is a copy, of which a kill may leave half.
+    """
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with atomic(Path(path)) as file:
+            file.write(content.getbuffer())
+
+
+class MetricsCsv(Logger):
+    """Logger that writes metrics.csv: one row per logged step, with seconds since the start.
+
+    A resumed run drops the rows from `start_step` on and goes on there.
+    """
+
+    FIELDS = ["step", "epoch", "seconds", "lr"] + [
+        f"{stage}/{value}" for stage in ("train", "valid", "test") for value in ("loss", "accuracy", "rank")
+    ]
+    name, version, experiment = "csv", "", None  # asked for by Lightning
+
+    def __init__(self, path: Path, steps_per_epoch: int, start_step: int = 0, spent: float = 0.0):
+        super().__init__()
+        self.path = path
+        self.steps_per_epoch = steps_per_epoch
+        self.begun = time.monotonic() - spent
+        if not is_main_process():
+            return
+        rows = []
+        if path.exists() and start_step:
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) < start_step]
+        with atomic(path, "w") as file:
+            writer = csv.DictWriter(file, self.FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def log_hyperparams(self, *args, **kwargs):
+        """Do nothing: settings are in config.json."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict, step: int | None = None):
+        row = {k: f"{v:.6g}" for k, v in metrics.items() if k in self.FIELDS}
+        row["step"] = step
+        row["epoch"] = f"{step / self.steps_per_epoch:.3f}"
+        row["seconds"] = f"{time.monotonic() - self.begun:.2f}"
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.FIELDS).writerow(row)
+
+
+def total_steps(config, steps_per_epoch: int) -> int | None:
+    """Return the number of steps that `config` asks for, None if it asks for minutes.
+
+    Raises `UserError` unless exactly one of steps, epochs and minutes is set.
+    """
+    given = [name for name in ("steps", "epochs", "minutes") if getattr(config, name) is not None]
+    if len(given) != 1:
+        raise UserError(f"give one of steps, epochs and minutes, not {' and '.join(given) or 'none'}")
+    if getattr(config, given[0]) <= 0:
+        raise UserError(f"{given[0]} must be above 0")
+    return config.steps or (config.epochs and math.ceil(config.epochs * steps_per_epoch))
+
+
+def check_settings(config, accelerator: str) -> None:
+    """Raise `UserError` for a setting out of its limits, a length that is not given once, or a
+    missing `accelerator`.
+    """
+    check_limits(config)
+    total_steps(config, steps_per_epoch=1)
+    choose_device(accelerator)
+
+
+def fit(
+    module,
+    config,
+    out: Path,
+    make_batch,
+    valid: DataLoader,
+    steps_per_epoch: int,
+    trainer_kwargs: dict,
+    progress: bool,
+) -> lightning.Trainer:
+    """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is
+    there.
+
+    Validates on `valid` once per epoch, but at least every 200 steps and at most every 50, and at
+    the end. best.ckpt holds the weights with the best value of `module.monitor` (metric, "min" or
+    "max"). Curves go to metrics.csv, and to TensorBoard if it is installed. `trainer_kwargs`:
+    accelerator, devices and so on, for `lightning.Trainer`.
+    """
+    quiet_lightning()
+    keep_freed_memory()
+    last = out / "last.ckpt"
+    start_step, spent = read_position(last) if last.exists() else (0, 0.0)
+    schedule = Schedule(config, total_steps(config, steps_per_epoch))
+    bar = ProgressBar(out.name, schedule, progress and is_main_process())
+    best = best_checkpoint(out, module.monitor)
+    callbacks = [schedule, LastCheckpoint(last, schedule), bar, best]
+    if getattr(config, "patience", None):
+        metric, mode = module.monitor
+        callbacks.append(EarlyStopping(metric, mode=mode, patience=config.patience))
+    loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
+    cuda = trainer_kwargs["accelerator"] in ("auto", "cuda") and torch.cuda.is_available()
+    trainer = lightning.Trainer(
+        **{"devices": 1, "precision": "bf16-mixed" if cuda else "32-true"} | trainer_kwargs,
+        use_distributed_sampler=False,
+        max_steps=schedule.steps or -1,
+        max_epochs=-1,
+        val_check_interval=max(50, min(LOG_STEPS * (steps_per_epoch // LOG_STEPS), 200)),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=loggers,
+        log_every_n_steps=LOG_STEPS,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+    # a spawned process could not be given the batches' closures
+    processes = LOADER_PROCESSES if cuda and multiprocessing.get_start_method() == "fork" else 0
+    batches = StepDataset(make_batch, lambda: trainer.global_step)
+    loader = DataLoader(batches, batch_size=None, pin_memory=cuda, num_workers=processes)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, loader, valid, ckpt_path=last if start_step else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves Ctrl-C ignored
+        signal.signal(signal.SIGINT, interrupt)
+        raise KeyboardInterrupt from None
+    finally:
+        bar.bar.close()
+    keep_if_best(trainer, module, valid, best)
+    return trainer
+
+
+def read_position(last: Path) -> tuple[int, float]:
+    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of
+    ours.
+    """
+    checkpoint = read_checkpoint(last)
+    try:
+        return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
+    except (KeyError, TypeError):
+        raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
+
+
+def best_checkpoint(out: Path, monitor: tuple[str, str]) -> ModelCheckpoint:
+    """Return the callback that keeps best.ckpt."""
+    return ModelCheckpoint(
+        dirpath=out,
+        filename="best",
+        monitor=monitor[0],
+        mode=monitor[1],
+        save_weights_only=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: ModelCheckpoint) -> None:
+    """Validate at the end of a training, and keep the weights as best.ckpt if they are the best."""
+    metric, mode = module.monitor
+    score = trainer.validate(module, valid, verbose=False)[0][metric]
+    sign = 1 if mode == "max" else -1
+    better = best.best_model_score is None or sign * score >= sign * float(best.best_model_score)
+    if trainer.strategy.broadcast(better):
+        trainer.save_checkpoint(Path(best.dirpath) / "best.ckpt", weights_only=True)
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's banner and its advice that does not apply: batches are crops of a memory
+    map.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*IterableDataset.*",
+        ".*ckpt_path.*",
+        ".*treespec.*",
+        ".*all_gather is deprecated.*",  # for a function that torch keeps for itself
+        ".*Grad strides do not match bucket view strides.*",  # of 3 x 3 filters; costs a copy
+    ):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,318 @@
+"""Public corpora, as miniatures of their archives from a server on this machine that misbehaves as
+servers do.
+"""
+
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from colalib.data import corpora, store
+from colalib.data.corpora import download
+from colalib.errors import UserError
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the bytes in `files`, with ranges. `cuts`: bytes after which the next connections
+    break.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files, self.cuts, self.ranges, self.asked = {}, [], True, []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.files.get(self.path)
+        self.server.asked.append(self.headers.get("Range"))
+        if content is None:
+            self.send_error(404)
+            return
+        begin = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and self.server.ranges else 0
+        if begin and begin >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        cut = self.server.cuts.pop(0) if self.server.cuts else None
+        self.wfile.write(content[begin : None if cut is None else begin + cut])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+
+
+def wav(seconds=0.2, seed=0):
+    out = io.BytesIO()
+    soundfile.write(
+        out, 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds)), 16_000, format="WAV"
+    )
+    return out.getvalue()
+
+
+def as_zip(files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def as_tar(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def esc50():
+    rows = [
+        f"1-{i}-A-{i % 2}.wav,{i % 5 + 1},{i % 2},{('dog', 'rain')[i % 2]},{i < 10},{i},A" for i in range(20)
+    ]
+    table = "\n".join(["filename,fold,target,category,esc10,src_file,take", *rows])
+    sounds = {f"ESC-50-master/audio/{row.split(',')[0]}": wav(1.0, i) for i, row in enumerate(rows)}
+    return as_zip({"ESC-50-master/meta/esc50.csv": table, "ESC-50-master/README.md": "x", **sounds})
+
+
+def fsdd():
+    names = [f"{d}_{s}_{i}.wav" for d in range(3) for s in ("ann", "bob", "eve") for i in range(2)]
+    top = "free-spoken-digit-dataset-1.0.9"
+    return as_tar({f"{top}/recordings/{n}": wav(1.0) for n in names} | {f"{top}/recordings/odd.wav": wav()})
+
+
+def speech_commands():
+    names = [
+        f"{w}/{s}_nohash_{i}.wav" for w in ("yes", "no") for s in ("a1", "b2", "c3", "d4") for i in range(2)
+    ]
+    lists = {
+        f"./{name}": "\n".join(n for n in names if f"/{s}_" in n).encode()
+        for name, s in (("validation_list.txt", "c3"), ("testing_list.txt", "d4"))
+    }
+    noise = {"./_background_noise_/tap.wav": wav()}
+    return as_tar({f"./{n}": wav(1.0) for n in names} | lists | noise)
+
+
+def nsynth(part):
+    names = [
+        f"{f}_acoustic_{i:03d}-{p:03d}-100" for f in ("brass", "organ") for i in range(8) for p in (60, 72)
+    ]
+    table = {
+        f"{n}-{part}": {
+            "instrument_family_str": n.split("_")[0],
+            "instrument_str": n.rsplit("-", 2)[0],
+            "instrument_source_str": "acoustic",
+            "pitch": int(n.split("-")[1]),
+            "velocity": 100,
+        }
+        for n in names
+    }
+    return as_tar(
+        {f"nsynth-{part}/examples.json": json.dumps(table).encode()}
+        | {f"nsynth-{part}/audio/{n}.wav": wav(1.0) for n in table}
+    )
+
+
+def serve(server, monkeypatch, name, content):
+    """The archive `name` as the server gives it, with the checksum that it then has."""
+    known = download.ARCHIVES[name]
+    server.files[f"/{name}.packed"] = content
+    checksum = "sha256:" + hashlib.sha256(content).hexdigest()
+    address = f"http://127.0.0.1:{server.server_port}/{name}.packed"
+    made = replace(known, url=address, checksum=checksum, packed=len(content), unpacked=10_000_000)
+    monkeypatch.setitem(download.ARCHIVES, name, made)
+    return made
+
+
+MADE = {
+    "esc50": ({"esc50": esc50}, 20, 0, {"1", "2", "3", "4", "5"}),
+    "esc10": ({"esc50": esc50}, 10, 0, {"1", "2", "3", "4", "5"}),
+    "fsdd": ({"fsdd": fsdd}, 18, 1, {"ann", "bob", "eve"}),
+    "speech_commands": ({"speech_commands": speech_commands}, 16, 1, {"train", "valid", "test"}),
+    "nsynth": (
+        {"nsynth_valid": lambda: nsynth("valid"), "nsynth_test": lambda: nsynth("test")},
+        64,
+        0,
+        {"train", "valid", "test"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_fetched_prepared_and_there_offline(server, monkeypatch, tmp_path, name):
+    archives, clips, excluded, splits = MADE[name]
+    for archive, content in archives.items():
+        serve(server, monkeypatch, archive, content())
+    licence = download.ARCHIVES[corpora.ARCHIVES_OF[name][0]].licence
+    with pytest.raises(UserError, match="under another licence"):
+        corpora.fetch(name, "MIT", tmp_path)
+    assert not server.asked
+    with pytest.raises(UserError, match="fetch"):
+        corpora.load(name, data=tmp_path)
+    corpora.fetch(name, licence, tmp_path, progress=False)
+    asked = len(server.asked)
+    corpus = corpora.load(name, data=tmp_path)
+    assert (len(corpus.clips), len(corpus.excluded), set(corpus.clips["split"])) == (clips, excluded, splits)
+    made = store.build(corpus, tmp_path / "made.store", progress=False)
+    assert len(made) == clips and len(made.quarantine) == excluded
+    corpora.fetch(name, licence, tmp_path, progress=False)
+    assert len(server.asked) == asked, "what is there is not asked for again"
+    assert not list(tmp_path.glob(".*.fetching"))
+
+
+def test_fma_from_its_archives(server, monkeypatch, fma, tmp_path):
+    for name in corpora.ARCHIVES_OF["fma_small"]:
+        files = {
+            p.relative_to(fma).as_posix(): p.read_bytes()
+            for p in sorted((fma / name).rglob("*"))
+            if p.is_file()
+        }
+        serve(server, monkeypatch, name, as_zip(files))
+    corpora.fetch("fma_small", "by track", tmp_path / "fetched", progress=False)
+    fetched, there = (corpora.load("fma_small", data=data) for data in (tmp_path / "fetched", fma))
+    assert fetched.clips.equals(there.clips) and len(fetched.clips) == 3
+    assert all((fetched.root / path).is_file() for path in fetched.clips["path"])
+
+
+def test_a_connection_that_breaks_goes_on(server, monkeypatch, tmp_path):
+    made = serve(server, monkeypatch, "fsdd", content := fsdd())
+    server.cuts = [100_000, 0, 150_000, 5, 0]
+    assert (download.fetch(made, tmp_path, progress=False) / "recordings" / "0_ann_0.wav").is_file()
+    begins = [int(r[6:-1]) for r in server.asked if r]
+    assert begins == [n * download.CHUNK for n in (1, 1, 3, 3, 3)] and len(content) > 4 * download.CHUNK
+
+
+def test_a_later_call_goes_on(server, monkeypatch, tmp_path):
+    made = serve(server, monkeypatch, "fsdd", fsdd())
+    server.cuts = [100_000] + [0] * 10
+    with pytest.raises(UserError, match="call again"):
+        download.fetch(made, tmp_path, progress=False)
+    assert not (tmp_path / "fsdd").exists()
+    server.cuts, server.asked = [], []
+    download.fetch(made, tmp_path, progress=False)
+    assert server.asked == [f"bytes={download.CHUNK}-"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_whole_part_and_a_server_without_ranges(server, monkeypatch, tmp_path, ranges):
+    made = serve(server, monkeypatch, "fsdd", content := fsdd())
+    (tmp_path / ".fsdd.fetching").mkdir()
+    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content)  # ended just before the checksum
+    server.ranges = ranges
+    assert (download.fetch(made, tmp_path, progress=False) / "recordings").is_dir()
+
+
+def test_what_was_kept_is_longer_than_the_file(server, monkeypatch, tmp_path):
+    made = serve(server, monkeypatch, "fsdd", content := fsdd())
+    (tmp_path / ".fsdd.fetching").mkdir()
+    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content + b"more")
+    assert (download.fetch(made, tmp_path, progress=False) / "recordings").is_dir()
+
+
+def test_refusals_leave_nothing(server, monkeypatch, tmp_path):
+    made = serve(server, monkeypatch, "fsdd", fsdd())
+    for wrong, says in (
+        (replace(made, checksum="sha256:" + "0" * 64), "not what its checksum says"),
+        (replace(made, url=made.url + "x"), "the server says 404"),
+        (replace(made, url="http://127.0.0.1:9/fsdd.packed"), "no connection"),
+        (replace(made, packed=10**18), "make room"),
+        (replace(made, packed=len(server.files["/fsdd.packed"]) // 3), "not what its checksum says"),
+        (replace(made, unpacked=20_000), "unpacks to more than"),
+        (replace(made, inside="elsewhere"), "no files in it below elsewhere"),
+    ):
+        with pytest.raises(UserError, match=says):
+            download.fetch(wrong, tmp_path, progress=False)
+        assert not (tmp_path / "fsdd").exists() and not list(tmp_path.glob(".*unpacking"))
+    download.fetch(made, tmp_path, progress=False)
+    assert (tmp_path / "fsdd").is_dir()
+
+
+def linked(kind):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        member = tarfile.TarInfo("top/link")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    return out.getvalue()
+
+
+def zip_link():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        member = zipfile.ZipInfo("top/link")
+        member.external_attr = 0o120777 << 16
+        archive.writestr(member, "/etc/passwd")
+    return out.getvalue()
+
+
+BAD = {
+    "outside.zip": (lambda: as_zip({"../evil.wav": b"x"}), "outside its folder"),
+    "outside.tar.gz": (lambda: as_tar({"top/../../evil.wav": b"x"}), "outside its folder"),
+    "absolute.tar.gz": (lambda: as_tar({"/tmp/evil.wav": b"x"}), "outside its folder"),
+    "drive.zip": (lambda: as_zip({"C:\\evil.wav": b"x"}), "outside its folder"),
+    "link.tar.gz": (lambda: linked(tarfile.SYMTYPE), "link or device"),
+    "hard.tar.gz": (lambda: linked(tarfile.LNKTYPE), "link or device"),
+    "device.tar.gz": (lambda: linked(tarfile.CHRTYPE), "link or device"),
+    "link.zip": (zip_link, "link or device"),
+    "bomb.zip": (lambda: as_zip({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
+    "bomb.tar.gz": (lambda: as_tar({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
+    "cut.zip": (lambda: as_zip({"top/a.wav": wav()})[:-30], "cannot be unpacked"),
+    "cut.tar.gz": (lambda: as_tar({"top/a.wav": wav(5)})[:9000], "cannot be unpacked"),
+    "noise.zip": (lambda: bytes(range(256)) * 40, "cannot be unpacked"),
+    "empty.zip": (lambda: as_zip({}), "no files in it"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_archives_that_are_not_safe(tmp_path, name):
+    content, says = BAD[name]
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(UserError, match=says):
+        download.unpack(tmp_path / name, tmp_path / "in" / "target", limit=10_000_000, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {name}
+
+
+def test_a_zip_whose_bytes_were_changed(tmp_path):
+    content = bytearray(as_zip({"top/a.wav": wav(2)}))
+    content[2000:2100] = bytes(100)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "target", progress=False)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name, file", [("nsynth", "valid/examples.json"), ("esc50", "meta/esc50.csv")])
+def test_lists_that_are_damaged_are_told_in_one_line(name, file, tmp_path):
+    path = corpora.corpus_folder(name, tmp_path) / file
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(UserError, match="its lists are damaged"):
+        corpora.load(name, data=tmp_path)
