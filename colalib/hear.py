@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from colalib.data.audio import log_mel
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.data.store import to_stored
-from colalib.evaluation.embedding import embed_frames
+from colalib.evaluation.features import embed_frames
 from colalib.fast_cpu import in_batches
 from colalib.training.runs import open_run
 
