@@ -1,6 +1,4 @@
-"""Evaluation: embeddings of clips, probes on them, comparisons of models, and results with their
-intervals.
-"""
+"""Evaluation: embeddings of clips, probes on them, comparisons of models, intervals, plots."""
 
 from colalib.evaluation.comparison import ablation, compare, evaluate, probe, supervised
 from colalib.evaluation.embedding import Embedded, embed, embed_to_file

@@ -117,8 +117,7 @@ def supervised(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the same classifier from scratch and from `encoder`, for every seed and fold; return
-    the predictions.
+    """Train one classifier from scratch and from `encoder`, per seed and fold; return the predictions.
 
     `labels_per_class` labelled clips per class are used (None: all). Of several encoders, seed s
     starts from number s, and from the first again when they are used up. The runs are kept under
@@ -157,8 +156,9 @@ def ablation(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> Results:
-    """Repeat the paper's comparisons in miniature (COLA, section 4.2): similarity, batch size,
-    frozen against fine-tuned.
+    """Repeat the paper's comparisons in miniature (COLA, section 4.2).
+
+    Similarity, batch size, frozen against fine-tuned.
 
     And our augmentations. Every setting of `ABLATION` is pre-trained on `store` for the same number
     of `epochs`, so that all have heard the same clips equally often, and judged by its linear

@@ -52,8 +52,8 @@ def embed(
     """Return embeddings of audio; also known as `colalib.embed`.
 
     `source` is a file, a list of files, a folder (as `corpora.load` reads it), a store, or
-    `(samples, sample_rate)` with samples [n] or [n, channels] in [-1, 1]. `encoder` is "default", a run folder,
-    "random" (of `arch` and `seed`) or "mel-stats". `jobs` processes decode files (-1: all cores).
+    `(samples, sample_rate)` with samples [n] or [n, channels] in [-1, 1]. `encoder` is "default", a run
+    folder, "random" (of `arch` and `seed`) or "mel-stats". `jobs` processes decode files (-1: all cores).
 
     >>> tone = np.sin(np.arange(32_000) / 10)
     >>> embed((tone, 16_000)).vectors.shape
@@ -91,7 +91,7 @@ def _embed(features: EncoderSource | MelStatsSource, clips, mel: MelConfig, tota
 
 
 def log_mel_of_array(samples: np.ndarray, sample_rate: int, mel: MelConfig) -> np.ndarray:
-    """Return the log-mel frames [T, M] of samples [n] or [n, channels]. Raises `UserError` if they are no use."""
+    """Return the log-mel frames [T, M] of samples [n] or [n, channels]. Raises `UserError`."""
     try:
         return to_stored(audio.log_mel(audio.from_array(samples, sample_rate, mel.sample_rate), mel))
     except audio.Unusable as error:
@@ -127,7 +127,7 @@ class FramesInMemory:
 
 
 class DecodedFiles:
-    """Iterable over the log-mel frames [T, M] of a corpus' files, decoded a few at a time by `jobs` processes.
+    """Iterable over the log-mel frames [T, M] of a corpus' files, decoded by `jobs` processes.
 
     Files that cannot be used are passed over; `usable` [n] and `left_out` then tell which, and why. Raises
     `UserError` at the end if no file could be used.

@@ -67,7 +67,7 @@ def mel_stats(clips: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def calibrate_batchnorm(encoder: Encoder, clips: Clips, seed: int = 0, batches: int = 20) -> Encoder:
-    """Give an untrained encoder the normalisation that training would have given it; return it for evaluation.
+    """Give an untrained encoder the normalisation that training would have given it, and return it.
 
     Sets `std` and BatchNorm's running statistics, averaged over `batches` batches of 64 random segments.
     Without it a random encoder is a straw man.
@@ -181,7 +181,7 @@ def feature_source(
     accelerator: str = "auto",
     progress: bool = False,
 ) -> MelStatsSource | EncoderSource:
-    """Return what features come from: "mel-stats", "random" (of `arch` and `seed`), "default", or a run folder.
+    """Return what features come from: "mel-stats", "random" (of `arch`, `seed`), "default", or a run folder.
 
     Raises `UserError` if there is no such run or device.
     """

@@ -1,5 +1,4 @@
-"""The training loop: Lightning's Trainer on batches by step number, for given steps or minutes,
-resumable.
+"""The training loop: Lightning's Trainer on batches by step number, for given steps or minutes, resumable.
 
 `pretraining` and `finetuning` give the module and the batches. What is left on disk lies in a run
 folder (`runs`).
@@ -44,8 +43,7 @@ LOADER_PROCESSES = 4  # that draw batches while a GPU works
 
 
 class Schedule(Callback):
-    """Sets the learning rate, seeds dropout by (seed, step), and stops after the given steps or
-    minutes.
+    """Sets the learning rate, seeds dropout by (seed, step), and stops after the given steps or minutes.
 
     `done` is the share of the training that is over, 0 to 1. With several processes the main
     process reads the clock for all.
@@ -82,9 +80,7 @@ class Schedule(Callback):
         torch.manual_seed(int(stream("dropout", self.config.seed, step).integers(2**62)))
 
     def factor(self, step: int) -> float:
-        """Return the learning rate as a share of its peak: a linear warm-up, then a cosine down to
-        0.
-        """
+        """Return the learning rate as a share of its peak: a linear warm-up, then a cosine down to 0."""
         warmup, done = self.config.warmup, min(self.done, 1.0)
         if self.steps and step < warmup * self.steps:
             return (step + 1) / (warmup * self.steps + 1)  # the first step moves too
@@ -225,9 +221,7 @@ def total_steps(config, steps_per_epoch: int) -> int | None:
 
 
 def check_settings(config, accelerator: str) -> None:
-    """Raise `UserError` for a setting out of its limits, a length that is not given once, or a
-    missing `accelerator`.
-    """
+    """Raise `UserError` for a setting out of its limits, an unclear length, or a missing `accelerator`."""
     check_limits(config)
     total_steps(config, steps_per_epoch=1)
     choose_device(accelerator)
@@ -243,8 +237,7 @@ def fit(
     trainer_kwargs: dict,
     progress: bool,
 ) -> lightning.Trainer:
-    """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is
-    there.
+    """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is there.
 
     Validates on `valid` once per epoch, but at least every 200 steps and at most every 50, and at
     the end. best.ckpt holds the weights with the best value of `module.monitor` (metric, "min" or
@@ -299,9 +292,7 @@ def fit(
 
 
 def read_position(last: Path) -> tuple[int, float]:
-    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of
-    ours.
-    """
+    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of ours."""
     checkpoint = read_checkpoint(last)
     try:
         return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
@@ -333,9 +324,7 @@ def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: Mo
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's banner and its advice that does not apply: batches are crops of a memory
-    map.
-    """
+    """Silence Lightning's banner and its advice that does not apply: batches are crops of a memory map."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
