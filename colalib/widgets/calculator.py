@@ -54,7 +54,7 @@ class Calculator(parts.WidgetWithFallback):
             self.sliders[name].layout.display = "none" if self.corpus.value in CORPORA else ""
         project = self.project()
         costs = cost(self.constants[self.arch.value], **project)
-        texts = {name: f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for name, value in costs.items()}
+        texts = {name: f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" for name, value in costs.items()}
         self.costs.value = parts.listing({"clips": f"{project['clips']:,}"} | texts)
 
     def static_figure(self) -> Figure:
@@ -81,7 +81,7 @@ def sliders() -> dict[str, w.Widget]:
         options = {"base": base, "min": low, "max": high, "step": step, "readout_format": readout}
         return w.FloatLogSlider(value, description=label, **options, **wide)
 
-    wide = {"style": {"description_width": "13em"}, "layout": {"width": "30em"}}
+    wide = {"style": {"description_width": "15em"}, "layout": {"width": "32em"}}
     return {
         "clips": logarithmic("clips", 10, 2, 6, 10_000, 0.05, ",.0f"),
         "seconds": linear("seconds per clip", 1, 300, 30),

@@ -37,8 +37,8 @@ def results_explorer(
 ) -> ResultsExplorer:
     """Show the accuracies of models on tasks, and the confusion matrix of one model.
 
-    Press a cell of the matrix to hear its clips, the first `seconds` of each. `predictions`: the table
-    that `evaluation.compare` returns, or one or several files such as predictions.csv.
+    Press a cell of the matrix to hear its clips, the first `seconds` of each. `predictions`: a table such
+    as `evaluation.compare` returns beside its results, or one or several files such as predictions.csv.
     """
     return ResultsExplorer(corpus, predictions, seconds)
 

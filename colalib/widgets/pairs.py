@@ -141,7 +141,7 @@ class PairPlayer(parts.WidgetWithFallback):
         self.cards = [w.HTML() for _ in range(candidates + 1)]
         self.choose = [w.Button(description="this one", layout={"width": "8em"}) for _ in range(candidates)]
         self.verdict = w.HTML()
-        self.forget = w.Button(description="score to zero", layout={"width": "9em"})
+        self.forget = w.Button(description="reset the score", layout={"width": "9em"})
         self.children = self.arrange()
         parts.persist("pair_player", {"mode": self.mode, **self.switches})
         # a new question too, because the answer of this one was shown

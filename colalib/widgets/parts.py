@@ -126,7 +126,7 @@ class FileDrop(anywidget.AnyWidget):
     """A button for audio files, chosen or dropped on it; calls `on_file(name, content)` for each."""
 
     _esm = Path(__file__).parent / "drop.js"
-    label = traitlets.Unicode("a file of yours").tag(sync=True)
+    label = traitlets.Unicode("your own file").tag(sync=True)
 
     def __init__(self, on_file: Callable[[str, bytes], None]):
         super().__init__()
