@@ -112,7 +112,7 @@ def _decode(file: soundfile.SoundFile, sample_rate: int) -> Iterator[np.ndarray]
             wave = resampler.resample_chunk(wave, last=last)
         peak = max(peak, _peak(wave))
         yield wave
-    # cut short? An MP3's header is wrong by up to a quarter of a second: allow a second and a tenth
+    # the length in an MP3's header is off by up to a quarter of a second, so some may be missing
     if samples < 0.9 * file.frames and file.frames - samples > rate:
         raise Unusable(f"truncated: {samples / rate:.1f} of {file.frames / rate:.1f} s could be decoded")
     _check_sound(samples / rate, peak)
