@@ -49,11 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fail(text: str, code: int) -> None:
-    """Print one line to standard error, in the main process only, and exit."""
-    from colalib.files import is_main_process
-
-    if is_main_process():
-        print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
+    """Print one line to standard error, and exit."""
+    print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -204,7 +201,7 @@ def pretrain(args) -> None:
     out = training.pretrain(
         args.store, args.out, config, args.resume, args.accelerator, trainer_kwargs=trainer_kwargs
     )
-    if is_main_process():
+    if args.devices * args.nodes == 1 or is_main_process():
         print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -267,6 +268,10 @@ def parallel_map(function: Callable, items: Iterable) -> Iterator:
 def _workers(threads: int) -> ThreadPoolExecutor:
     # of each worker, not of all
     return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,))
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has no threads: it starts its own
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 @lru_cache(maxsize=1)

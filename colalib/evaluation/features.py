@@ -156,11 +156,13 @@ class EncoderSource:
         if self.run:
             self.run.check_mel(store)
         weights = self.run.weights_hash if self.run else f"{self.arch} {self.seed}"
-        key = [*store.ids, *store.clips["frames"].astype(str), repr(store.mel), weights, READOUT]
+        key = [*store.ids, *shard_states(store), repr(store.mel), weights, READOUT]
         file = keep and Path(keep) / f"{self.name}-{fingerprint(key)}.npy"
         if file and file.exists():
             with suppress(ValueError, EOFError):  # damaged: computed again
-                return np.load(file)
+                features = np.load(file)
+                if features.ndim == 2 and len(features) == len(store):
+                    return features
         clips = Clips.of_store(store)
         calibration = None if self.run else pretraining_clips([store]) or clips
         features = self.of_clips(clips, store.mel.silence, len(clips), calibration)
@@ -172,6 +174,12 @@ class EncoderSource:
     def overlap(self, store: MelStore, splits: list[Split]) -> int:
         """Return how many test clips of `splits` the encoder saw in pre-training."""
         return self.run.overlap(store, splits) if self.run else 0
+
+
+def shard_states(store: MelStore) -> list[str]:
+    """Return name, size and time of each file of frames: they change when a store is made anew."""
+    files = sorted(store.path.glob("frames-*.npy"))
+    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
 def feature_source(

@@ -44,7 +44,8 @@ def cost(
 
     `cores` cores prepare. `devices` devices, each `speed` times as fast as the measured one, train for
     `epochs` passes in batches of `batch` pairs. Devices are taken to share the work without loss, and the
-    loader to keep up. `chunk` costs another forward pass, about a third of the time. A pair is one pass over a clip.
+    loader to keep up. `chunk` costs another forward pass, about a third of the time. A pair is one pass over
+    a clip.
     """
     config, batch = MelConfig(), min(batch, clips)
     frames = 1 + seconds * config.sample_rate / config.hop

@@ -35,7 +35,7 @@ from colalib.training.runs import (
     save_encoder,
     write_run_config,
 )
-from colalib.training.trainer import check_settings, fit
+from colalib.training.trainer import check_settings, fit, training_alone
 
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -132,7 +132,7 @@ def finetune(
         "encoder": pretrained.name if pretrained else "scratch",
         "weights": pretrained.weights_hash if pretrained else "",
     }
-    with locked(out):
+    with training_alone(), locked(out):
         if enter_run(out, "finetune", config, data, resume):
             return out
         torch.manual_seed(config.seed)

@@ -23,7 +23,7 @@ from colalib.errors import UserError
 from colalib.files import fingerprint, is_main_process, locked
 from colalib.settings import PretrainConfig
 from colalib.training.runs import enter_run, save_encoder, write_run_config
-from colalib.training.trainer import check_settings, fit
+from colalib.training.trainer import check_settings, fit, training_alone
 
 MIN_CLIPS = 8  # fewer give no distractors worth the name
 
@@ -58,7 +58,8 @@ def pretrain(
         "n_clips": len(clips),
         "clips": fingerprint(clips.ids),
     }
-    with locked(out) if is_main_process() else nullcontext():
+    alone = training_alone() if processes == 1 else nullcontext()
+    with alone, locked(out) if is_main_process() else nullcontext():
         if enter_run(out, "pretrain", config, data, resume):
             return out
         train, valid = split_validation(clips, config.seed)

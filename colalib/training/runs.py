@@ -36,6 +36,15 @@ from colalib.settings import FinetuneConfig, PretrainConfig
 DEFAULT = Path(__file__).parents[1] / "default"
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}  # by the kind of a run
 # whose versions a run notes
+RUN_FILES = (
+    "config.json",
+    "metrics.csv",
+    "clips.txt",
+    "last.ckpt",
+    "best.ckpt",
+    "predictions.csv",
+    "encoder.safetensors",
+)
 PACKAGES = ("torch", "lightning", "librosa", "efficientnet_pytorch", "numpy")
 
 
@@ -123,6 +132,10 @@ class Run:
         except Exception as error:  # safetensors and torch raise kinds of their own
             reason = str(error).splitlines()[0][:120]
             raise UserError(f"{self.path}: damaged encoder ({reason}): train it again") from None
+        if not is_finite(encoder):
+            raise UserError(
+                f"{self.path}: damaged encoder (weights that are NaN or infinite): train it again"
+            )
         return encoder.eval()
 
     def check_mel(self, store: MelStore) -> None:
@@ -162,8 +175,6 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     run = Run(out)
     if not is_main_process():
         return run.finished
-    for leftover in out.glob(".*.part"):  # of a killed process
-        leftover.unlink(missing_ok=True)
     if not run.exists:
         # clips.txt is all that a kill may leave before config.json
         if out.exists() and any(p.name != "clips.txt" for p in out.iterdir()):
@@ -182,6 +193,9 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
                     f"{out} was made with {key} {was!r}, not {value!r}: "
                     "keep its settings to resume, or choose another --out"
                 )
+    for name in RUN_FILES:
+        for leftover in out.glob(f".{name}.*.part"):  # of a killed process
+            leftover.unlink(missing_ok=True)
     return run.finished
 
 
@@ -210,8 +224,15 @@ def save_encoder(encoder: Encoder, out: Path) -> None:
     """Write encoder.safetensors: from here on the run is finished."""
     if not is_main_process():
         return
+    if not is_finite(encoder):
+        raise UserError(f"{out}: the weights became NaN or infinite: start again with a lower --lr")
     with atomic(out / "encoder.safetensors") as file:
         file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
+
+
+def is_finite(encoder: Encoder) -> bool:
+    """Return whether all weights and running statistics are finite numbers."""
+    return all(torch.isfinite(weight).all() for weight in encoder.state_dict().values())
 
 
 def read_checkpoint(path: Path) -> dict:

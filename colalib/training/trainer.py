@@ -11,10 +11,12 @@ import io
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,7 +41,37 @@ from colalib.training.runs import read_checkpoint
 LOG_STEPS = 5  # metrics.csv gets a row every so many steps
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
 CHECKPOINT_SECONDS = 10  # or seconds, if these pass first
+DIVERGED = "the loss became NaN or infinite by step {}: start again with a lower --lr"
 LOADER_PROCESSES = 4  # that draw batches while a GPU works
+
+
+RANK_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "NODE_RANK",
+    "GROUP_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "SLURM_",
+    "JSM_",
+)
+
+
+@contextmanager
+def training_alone():
+    """Hide the variables of torchrun, Slurm and the like: a training on one device has no other ranks.
+
+    Otherwise Lightning would look for the other processes of a job in which only this one trains.
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(RANK_VARIABLES)}
+    rank = rank_zero_only.rank  # Lightning has read it at import
+    rank_zero_only.rank = 0
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+        rank_zero_only.rank = rank
 
 
 class Schedule(Callback):
@@ -116,11 +148,11 @@ class LastCheckpoint(Callback):
         step = trainer.global_step
         late = self.terminated or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         late, terminated = trainer.strategy.broadcast((late, self.terminated))
-        # 2 steps beside those that are logged and validated (multiples of 5), so that a resumed run
-        # cuts none of them in two
+        # not at the steps that are logged and validated (multiples of 5), or a resumed run would cut them in two
         save = step % CHECKPOINT_STEPS == 2 or (late and step % LOG_STEPS == 2)
+        save = save or (terminated and step % LOG_STEPS != 0)
         if (save or self.schedule.done >= 1) and not torch.isfinite(outputs["loss"]):
-            raise UserError(f"the loss became NaN or infinite by step {step}: start again with a lower --lr")
+            raise UserError(DIVERGED.format(step))
         if save:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
@@ -295,6 +327,8 @@ def read_position(last: Path) -> tuple[int, float]:
     """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of ours."""
     checkpoint = read_checkpoint(last)
     try:
+        if not all(torch.isfinite(w).all() for w in checkpoint["state_dict"].values()):
+            raise UserError(f"{last}: its weights are NaN or infinite: start a new run with a lower --lr")
         return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
     except (KeyError, TypeError):
         raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
@@ -316,7 +350,10 @@ def best_checkpoint(out: Path, monitor: tuple[str, str]) -> ModelCheckpoint:
 def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: ModelCheckpoint) -> None:
     """Validate at the end of a training, and keep the weights as best.ckpt if they are the best."""
     metric, mode = module.monitor
-    score = trainer.validate(module, valid, verbose=False)[0][metric]
+    values = trainer.validate(module, valid, verbose=False)[0]
+    if not math.isfinite(values["valid/loss"]):
+        raise UserError(DIVERGED.format(trainer.global_step))
+    score = values[metric]
     sign = 1 if mode == "max" else -1
     better = best.best_model_score is None or sign * score >= sign * float(best.best_model_score)
     if trainer.strategy.broadcast(better):
