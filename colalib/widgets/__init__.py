@@ -1,4 +1,4 @@
-"""Widgets of the notebooks, one call each; beside each are the functions that it shows, which work without it.
+"""Widgets of the notebooks, one call each; beside each are the functions that it shows.
 
 A widget is imported at its first use, so that a notebook's first cell is quick.
 """
