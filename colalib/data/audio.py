@@ -125,13 +125,13 @@ def from_array(samples: np.ndarray, sample_rate: int, target_rate: int = 16_000)
     Raises `Unusable` for what `load_audio` would refuse, and for samples of another shape or type.
     """
     samples = np.asarray(samples)
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(samples.shape[0], 1)):
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 0 < samples.shape[1] <= max(len(samples), 1)):
         raise Unusable(f"shape {list(samples.shape)}: give [samples] or [samples, channels]")
     if not np.issubdtype(samples.dtype, np.floating):
         raise Unusable(f"{samples.dtype} samples: give floats in [-1, 1] (divide int16 by 32768)")
     if not 1000 <= sample_rate <= 1_000_000:
         raise Unusable(f"sample rate of {sample_rate} Hz")
-    wave = to_mono(samples.astype(np.float32).reshape(len(samples), -1))
+    wave = to_mono((samples if samples.ndim == 2 else samples[:, None]).astype(np.float32))
     if not np.isfinite(wave).all():
         raise Unusable("samples that are not finite numbers")
     peak = float(np.abs(wave).max(initial=0.0))
