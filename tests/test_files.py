@@ -38,7 +38,7 @@ def test_damaged_json_is_told_with_its_path(tmp_path, content):
 
 
 def test_a_missing_file_says_what_the_folder_is_not(tmp_path):
-    with pytest.raises(UserError, match="is not a run: it has no config.json"):
+    with pytest.raises(UserError, match=r"is not a run: it has no config\.json"):
         files.read_json(tmp_path / "config.json", "a run")
 
 
