@@ -425,7 +425,7 @@ for b in sorted({32, 64, many}):
 
 # %% tags=["widget"]
 torch.manual_seed(0)
-random = evaluation.calibrate_batchnorm(Encoder("b0-small"), clips)
+random = evaluation.calibrate_batchnorm(Encoder("b0-small"), pretraining_clips([store]))
 pretrained = open_run("default").load_encoder()
 widgets.pair_player(corpus, store, {"random": random, "pre-trained": pretrained})
 
