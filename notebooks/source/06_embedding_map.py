@@ -336,7 +336,8 @@ def check_purity(answer):
     assert np.isclose(got["b"], 0.5), "one of the two neighbours of class b is a b"
     got = answer(labels, np.array([[1, 2], [0, 3], [3, 0], [2, 1]]))
     assert np.allclose([got["a"], got["b"]], 0.5), "all k neighbours count, not only the first"
-    print({c: round(float(v), 2) for c, v in answer(store.clips["label"].values, near).items()})
+    of_corpus = answer(store.clips["label"].to_numpy(object), near)
+    print({c: round(float(share), 2) for c, share in of_corpus.items()})
 
 
 course.check_exercise(check_purity, purity)
