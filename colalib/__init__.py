@@ -8,8 +8,7 @@ __version__ = "0.1.0"
 
 
 def embed(source, encoder="default", **options):
-    """Return embeddings of audio: of a file, a list of files, a folder, a store, or `(samples,
-    sample_rate)`.
+    """Return embeddings of audio: of a file, a list of files, a folder, a store, or `(samples, sample_rate)`.
 
     The result has `vectors` float32 [n, d], `clips` (their table, a row each) and `left_out` (path
     and reason of each clip that could not be used). `encoder`: "default", which comes with the

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail(
-            "interrupted: what was finished is kept. Run the same command again to go on (training: with --resume)",
+            "interrupted: finished parts are kept. Run the command again to go on (training: with --resume)",
             130,
         )
     except OSError as error:
@@ -49,11 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fail(text: str, code: int) -> None:
-    """Print one line to standard error, in the main process only, and exit."""
-    from colalib.files import is_main_process
-
-    if is_main_process():
-        print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
+    """Print one line to standard error, and exit."""
+    print(f"colalib: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -121,9 +118,8 @@ def fetch(args) -> None:
         archives = [download.ARCHIVES[part] for part in corpora.ARCHIVES_OF[args.name]]
         print(f"{args.name}: {corpora.DESCRIPTIONS[args.name]}")
         for archive in archives:
-            print(
-                f"  {archive.url}: {archive.packed / 1e9:.2f} GB, unpacked up to {archive.unpacked / 1e9:.1f} GB"
-            )
+            packed, unpacked = archive.packed / 1e9, archive.unpacked / 1e9
+            print(f"  {archive.url}: {packed:.2f} GB, unpacked up to {unpacked:.1f} GB")
         raise UserError(
             f"nothing fetched yet: if you accept the licence, add --licence {archives[-1].licence!r}"
         )
@@ -172,9 +168,8 @@ def prepare(args) -> None:
     left_out = store.quarantine
     if len(left_out):
         path, reason = left_out.iloc[0][["path", "reason"]]
-        print(
-            f"{len(left_out)} clips left out, listed in {store.path / 'quarantine.csv'}; the first: {path}: {reason}"
-        )
+        print(f"{len(left_out)} clips left out, listed in {store.path / 'quarantine.csv'}")
+        print(f"the first: {path}: {reason}")
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -206,7 +201,7 @@ def pretrain(args) -> None:
     out = training.pretrain(
         args.store, args.out, config, args.resume, args.accelerator, trainer_kwargs=trainer_kwargs
     )
-    if is_main_process():
+    if args.devices * args.nodes == 1 or is_main_process():
         print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
 
 
@@ -269,7 +264,7 @@ def probe(args) -> None:
 
 def compare_options(parser: ArgumentParser) -> None:
     add_store(parser)
-    runs = "run folder of a pre-trained encoder, or default; several that differ in their seed count as seeds of one"
+    runs = "run folder of a pre-trained encoder, or default; several count as seeds of one"
     parser.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
     parser.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
     parser.add_argument(
@@ -353,9 +348,8 @@ def export_options(parser: ArgumentParser) -> None:
 def export(args) -> None:
     from colalib.export import to_onnx
 
-    print(
-        f"{args.out}: written; onnxruntime's results differ from torch's by {to_onnx(args.encoder, args.out):.1e}"
-    )
+    difference = to_onnx(args.encoder, args.out)
+    print(f"{args.out}: written; onnxruntime's results differ from torch's by {difference:.1e}")
 
 
 # ------------------------------------------------------------------------------------------ reports
@@ -377,9 +371,7 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
 
 
 def report_comparison(results: dict, predictions, out: Path) -> None:
-    """Do as `report`, print the paired differences within each label budget, and draw the figure
-    beside `out`.
-    """
+    """Do as `report`, print the differences within each label budget, draw the figure beside `out`."""
     from matplotlib.figure import Figure
 
     from colalib.evaluation import intervals, plots

@@ -1,5 +1,4 @@
-"""COLA, the method: similarities, losses, ranks, and the LightningModule that trains an encoder
-with them.
+"""COLA, the method: similarities, losses, ranks, and the LightningModule that trains an encoder with them.
 
 COLA is contrastive learning of general-purpose audio representations (Saeed, Grangier & Zeghidour
 2021, arXiv 2010.10915). Two crops of one clip are a pair: an anchor and its positive. All other
@@ -53,8 +52,7 @@ def triplet_loss(similarity: Tensor, margin: float = 0.5) -> Tensor:
 
 
 def ranks(similarity: Tensor) -> Tensor:
-    """Return the rank of each anchor's positive among the batch: `similarity` [B, B] → [B]
-    integers.
+    """Return the rank of each anchor's positive among the batch: `similarity` [B, B] → [B] integers.
 
     1 is best, B is worst, and guessing gives (B + 1) / 2 on average. NaN ranks last.
     """
@@ -84,8 +82,9 @@ def gather_embeddings(h: Tensor) -> Tensor:
 
 
 class Bilinear(nn.Module):
-    """COLA's objective: g(h) = tanh(LayerNorm(Linear(h))), similarity g(x)ᵀ W g(x') / √size,
-    cross-entropy (section 2).
+    """COLA's objective: g(h) = tanh(LayerNorm(Linear(h))), similarity g(x)ᵀ W g(x') / √size (section 2).
+
+    The loss is the cross-entropy over the batch.
 
     There is no temperature. Two details differ from the paper, which draws W from a normal
     distribution and does not divide:
@@ -137,8 +136,7 @@ class Cosine(nn.Module):
 
 
 class Triplet(nn.Module):
-    """Triplet loss on cosine similarity: discriminative pre-training (DPT), the simpler ancestor of
-    COLA.
+    """Triplet loss on cosine similarity: discriminative pre-training (DPT), the simpler ancestor of COLA.
 
     Every other clip of the batch is a distractor.
     """

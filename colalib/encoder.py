@@ -1,5 +1,4 @@
-"""The encoder: EfficientNet on log-mel segments → h (COLA, arXiv 2010.10915, section 2), and its
-block features.
+"""The encoder: EfficientNet on log-mel segments → h (COLA, section 2), and its block features.
 
 Segments come from `data.segments`: [B, T, M], time first. h goes to the objectives (`cola.py`) and
 to a classifier (`training.finetuning`); block features go to a linear probe or a map
@@ -26,8 +25,7 @@ from colalib.settings import ARCHITECTURES
 
 
 class Encoder(nn.Module):
-    """Log-mel segments [B, T, M] → h [B, dim] float32: EfficientNet, then global max pooling (COLA,
-    section 2).
+    """Log-mel segments [B, T, M] → h [B, dim] float32: EfficientNet, then global max pooling (section 2).
 
     Input: natural-log mel magnitudes, any T. Each segment loses its own mean and is divided by
     `std`, one number computed on the pre-training segments. dim is 1280 for `b0` and 640 for
@@ -67,8 +65,9 @@ class Encoder(nn.Module):
         return last.amax(dim=(1, 2)).float()  # [B, dim]
 
     def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the output of every block, then of the last layer: [B, T, M] → maps [B, H, W, C], H
-        ~ time, W ~ bands.
+        """Yield the output of every block, then of the last layer: [B, T, M] → maps [B, H, W, C].
+
+        H runs along time and W along the bands.
         """
         net = self.net
         # loudness carries no meaning here: each segment loses its own mean
@@ -83,8 +82,9 @@ class Encoder(nn.Module):
         yield F.silu(batch_norm(pointwise(x, net._conv_head), net._bn1))  # [B, T/32, M/32, dim]
 
     def block_features(self, x: Tensor) -> Tensor:
-        """Return what a frozen encoder offers to a probe: [B, T, M] → [B, d] float32, d = 3328
-        (`b0-small`), 10,112 (`b0`).
+        """Return what a frozen encoder offers to a probe: block features, [B, T, M] → [B, d] float32.
+
+        d is 3328 for `b0-small` and 10,112 for `b0`.
 
         For each block: the mean over time of its channels in four ranges of bands (two where a map
         has only two), and the standard deviation. All means come first, then all deviations. The
@@ -104,8 +104,9 @@ class Encoder(nn.Module):
 
 
 def pool_segments(features: Tensor) -> Tensor:
-    """Join the block features of one clip's segments: [S, d] → [d], mean and standard deviation
-    over the whole clip.
+    """Join the block features of one clip's segments: [S, d] → [d].
+
+    Gives mean and standard deviation over the whole clip.
 
     The variance over the clip is the mean of the segments' variances plus the variance of their
     means.
@@ -116,9 +117,7 @@ def pool_segments(features: Tensor) -> Tensor:
 
 
 def mbconv(block: nn.Module, x: Tensor) -> Tensor:
-    """Run one MBConv block of EfficientNet on [B, H, W, C]: expand, depthwise, squeeze and excite,
-    project, skip.
-    """
+    """Run one MBConv block on [B, H, W, C]: expand, depthwise, squeeze and excite, project, skip."""
     y = x
     if block._block_args.expand_ratio != 1:
         # [B, H, W, E], E = expanded channels

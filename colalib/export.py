@@ -1,5 +1,4 @@
-"""Export an encoder as an ONNX file, for places without torch: log-mel segments in, block features
-and h out.
+"""Export an encoder as an ONNX file, for places without torch: log-mel segments in, block features and h out.
 
 The file carries its mel settings. `data.audio.log_mel` and `data.segments.split_segments` (numpy
 only) make its input.
@@ -40,8 +39,7 @@ class Outputs(nn.Module):
 
 
 def to_onnx(encoder: str | Path, out: Path | str) -> float:
-    """Write the encoder of a run folder (or `default`) to the ONNX file `out`, and check it with
-    onnxruntime.
+    """Write the encoder of a run folder (or `default`) to the ONNX file `out`, and check it with onnxruntime.
 
     Returns the largest difference from torch, as a share of the largest value. Input `segments` [S,
     98, M] float32; outputs `readout` [S, d], the block features, of which `encoder.pool_segments`

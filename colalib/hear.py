@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from colalib.data.audio import log_mel
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.data.store import to_stored
-from colalib.evaluation.embedding import embed_frames
+from colalib.evaluation.features import embed_frames
 from colalib.fast_cpu import in_batches
 from colalib.training.runs import open_run
 
@@ -40,8 +40,7 @@ class Model(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> Model:
-    """Return the encoder of a finished run folder; without a path the one that comes with the
-    package.
+    """Return the encoder of a finished run folder; without a path the one that comes with the package.
 
     Raises `UserError` if there is no such run.
     """
@@ -49,8 +48,7 @@ def load_model(model_file_path: str = "") -> Model:
 
 
 def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
-    """Return the embeddings of clips, as `evaluation.embed` gives them: [n, samples] → [n, d]
-    float32.
+    """Return the embeddings of clips, as `evaluation.embed` gives them: [n, samples] → [n, d] float32.
 
     `audio` is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.
     """
@@ -59,8 +57,7 @@ def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """Return embeddings over time, every 50 ms from 0: (embeddings [n, t, d] float32, their times
-    in ms [n, t]).
+    """Return embeddings every 50 ms from 0: (embeddings [n, t, d] float32, their times in ms [n, t]).
 
     Each comes from the 98 frames around its time, with silence beyond the ends. `audio` [n,
     samples] is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.

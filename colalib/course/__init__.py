@@ -1,6 +1,4 @@
-"""The course: its profiles, what one notebook leaves for the next, its exercises, and running it
-all.
-"""
+"""The course: its profiles, what one notebook leaves for the next, its exercises, and running it all."""
 
 from colalib.course.exercises import check_exercise
 from colalib.course.profiles import (

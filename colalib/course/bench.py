@@ -1,8 +1,7 @@
-"""`python -m colalib bench`: the project's own benchmarks, each a ratio to a reference timed in the
-same run.
+"""`python -m colalib bench`: the project's own benchmarks, each a ratio to a reference in the same run.
 
-Everything here is made up on the spot (random segments, random weights, noise); only `preparing`
-writes, to a temporary folder.
+Inputs are made on the spot (random segments, random weights, noise). What is written goes to temporary
+folders.
 """
 
 from __future__ import annotations
@@ -50,9 +49,11 @@ OPERATORS = {
 
 
 class PlainEncoder(nn.Module):
-    """The reference: an encoder's weights in efficientnet_pytorch's network as delivered (float32,
-    NCHW, its own "memory-efficient" swish), after the same input scaling and before the same max
-    pooling."""
+    """The reference: an encoder's weights in efficientnet_pytorch's network as it comes.
+
+    float32, channels first, the package's "memory-efficient" swish; after the same input scaling, and
+    before the same max pooling.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -69,14 +70,13 @@ class PlainEncoder(nn.Module):
 def training_throughput(
     archs: tuple[str, ...] = ("b0", "b0-small"), batch: int = 64, seconds: float = 20.0
 ) -> list[dict]:
-    """Segments a second of forward + backward + AdamW step on `batch` anchors and as many
-    positives, `[batch, 98, 64]` float32, for the reference (`PlainEncoder` on one after the other,
-    `torch.optim.AdamW` as it comes) and for each recipe (`encode_batches`, fused AdamW).
+    """Return how many segments per second a training step takes, for the reference and for each precision.
 
-    Steps are interleaved, for about `seconds` an architecture and at least three rounds. The best
-    round counts, as in `timeit`: another program can only make a step slower. → rows with arch,
-    recipe, segments_per_s, ratio, and the gflops a second that the network's matrix products and
-    convolutions amount to.
+    A step is forward, backward and AdamW on `batch` anchors and as many positives, [batch, 98, 64] each. The
+    reference is `PlainEncoder` on one batch after the other, and `torch.optim.AdamW` as it comes. Steps are
+    interleaved, for about `seconds` per architecture. The best round counts, as in `timeit`: another
+    program can only make a step slower. Rows: arch, precision, segments_per_s, ratio, and gflops, the GFLOP/s that the
+    network's matrix products and convolutions amount to.
     """
     rows = []
     for arch in archs:
@@ -86,16 +86,16 @@ def training_throughput(
         work = 3 * counter.get_total_flops() / 1e9
         steps = {"reference": _step(arch, None, batch)}
         steps |= {
-            recipe: _step(arch, recipe, batch)
-            for recipe in dict.fromkeys(("float32", choose_cpu_precision()))
+            precision: _step(arch, precision, batch)
+            for precision in dict.fromkeys(("float32", choose_cpu_precision()))
         }
         best = _best_of(steps, seconds)
-        for recipe, t in best.items():
+        for precision, t in best.items():
             rate, ratio = 2 * batch / t, best["reference"] / t
             rows.append(
                 {
                     "arch": arch,
-                    "recipe": recipe,
+                    "precision": precision,
                     "segments_per_s": rate,
                     "ratio": ratio,
                     "gflops": rate * work,
@@ -104,11 +104,12 @@ def training_throughput(
     return rows
 
 
-def step_shares(arch: str, recipe: str | None = None, batch: int = 64, steps: int = 3) -> dict[str, float]:
-    """Fractions of a training step's time on one thread by kind of work (torch.profiler); recipe
-    None is the reference.
+def step_shares(arch: str, precision: str | None = None, batch: int = 64, steps: int = 3) -> dict[str, float]:
+    """Return the shares of a training step's time on one thread, by kind of work (torch.profiler).
+
+    `precision` None is the reference.
     """
-    step, threads = _step(arch, recipe, batch), torch.get_num_threads()
+    step, threads = _step(arch, precision, batch), torch.get_num_threads()
     torch.set_num_threads(1)  # the profiler sees only the thread that starts it
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -125,8 +126,9 @@ def step_shares(arch: str, recipe: str | None = None, batch: int = 64, steps: in
 
 
 def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
-    """GFLOP/s of one n×n matrix product in float32 and bfloat16: what the convolutions could reach
-    at best.
+    """Return the GFLOP/s of one n×n matrix product in float32 and bfloat16.
+
+    It is what the convolutions could reach at best.
     """
 
     def product(dtype: torch.dtype) -> Callable[[], object]:
@@ -141,57 +143,67 @@ def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
 
 
 def preparing(clips: int = 1200, seconds: float = 8.0) -> dict[str, float]:
-    """Seconds of `prepare` on `clips` clips (MP3, 16 kHz, mono, as the demo corpus has; a hundred
-    files over and over) with one process and with two, best of two each after the processes have
-    started."""
+    """Return the seconds that `prepare` takes for `clips` clips with one process and with two, best of two.
+
+    The clips are MP3 at 16 kHz, as in the demo corpus: a hundred files over and over.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        root, rng = Path(folder) / "noise", np.random.default_rng(0)
-        root.mkdir()
-        for i in range(100):
-            wave = 0.1 * rng.standard_normal(int(16_000 * seconds)).astype(np.float32)
-            soundfile.write(root / f"{i}.mp3", wave, 16_000)
+        root = write_noise(Path(folder), 100, seconds, "mp3")
         rows = [f"{i},{i % 100}.mp3\n" for i in range(clips)]
         (root / "index.csv").write_text("clip_id,path\n" + "".join(rows))
-        corpus, times = corpora.load(root), {"one process": [], "two processes": []}
+        corpus = corpora.load(root)
         first = dataclasses.replace(corpus, clips=corpus.clips[:32])
-        store.build(first, Path(folder) / "warm", jobs=2, progress=False)
-        for turn in range(2):
-            for jobs, name in enumerate(times, start=1):
-                t = time.perf_counter()
-                store.build(corpus, Path(folder) / f"{jobs}-{turn}", jobs=jobs, progress=False)
-                times[name].append(time.perf_counter() - t)
-        return {name: min(values) for name, values in times.items()}
+        store.build(first, Path(folder) / "warm", jobs=2, progress=False)  # starts the processes
+        names = iter(range(1000))
+
+        def prepare(jobs: int) -> None:
+            store.build(corpus, Path(folder) / str(next(names)), jobs=jobs, progress=False)
+
+        times = {"one process": partial(prepare, 1), "two processes": partial(prepare, 2)}
+        return {name: min(timeit.repeat(call, number=1, repeat=2)) for name, call in times.items()}
+
+
+def write_noise(folder: Path, files: int, seconds: float, suffix: str) -> Path:
+    """Write files of noise, 16 kHz, mono, and return their folder."""
+    root = folder / "noise"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(files):
+        wave = 0.1 * rng.standard_normal(int(16_000 * seconds)).astype(np.float32)
+        soundfile.write(root / f"{i}.{suffix}", wave, 16_000)
+    return root
 
 
 def loader_share(steps: int = 10) -> float:
-    """Share of a pre-training step (default settings) that drawing its pairs from a store takes."""
+    """Return the share of a pre-training step (default settings) that drawing its pairs takes."""
     config = PretrainConfig()
+    module = Cola(config, 1.0)
+    optimizer = module.configure_optimizers()
+    drawing = working = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        root, rng = Path(folder) / "noise", np.random.default_rng(0)
-        root.mkdir()
-        for i in range(2 * config.batch_size):
-            soundfile.write(root / f"{i}.wav", 0.1 * rng.standard_normal(32_000), 16_000)
-        made = store.build(corpora.load(root), Path(folder) / "store", jobs=2, progress=False)
-        clips = Clips([made], [np.arange(len(made))])
-        module = Cola(config, 1.0)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-        drawing = working = 0.0
+        root = write_noise(Path(folder), 2 * config.batch_size, 2.0, "wav")
+        clips = Clips.of_store(
+            store.build(corpora.load(root), Path(folder) / "store", jobs=2, progress=False)
+        )
         for step in range(steps + 1):
-            t = time.perf_counter()
+            begun = time.perf_counter()
             pair = segments.pair_batch(clips, step, config.batch_size, 0, config.filter_db, config.mask_bands)
             drawn = time.perf_counter()
             optimizer.zero_grad()
-            module.objective(*encode_batches(module.encoder, list(pair)))[0].backward()
+            module.objective(*encode_batches(module.encoder, [*pair]))[0].backward()
             optimizer.step()
             if step:  # the first one warms up
-                drawing, working = drawing + drawn - t, working + time.perf_counter() - drawn
-        return drawing / (drawing + working)
+                drawing += drawn - begun
+                working += time.perf_counter() - drawn
+    return drawing / (drawing + working)
 
 
 def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
-    """Seconds that one core needs for a stereo MP3 at 44.1 kHz of `seconds`, as FMA has: decoding,
-    mixing to mono, resampling, log-mel, the whole as `prepare` does it, and a plain pair of librosa
-    calls to the same end; best of `rounds`."""
+    """Return the seconds that one core needs for a stereo MP3 at 44.1 kHz, as FMA has, by part.
+
+    Decoding, mixing to mono, resampling, log-mel; the whole as `prepare` does it; and a plain pair of
+    librosa calls to the same end. Best of `rounds`.
+    """
     config, rng = MelConfig(), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         path = Path(folder) / "a.mp3"
@@ -201,15 +213,9 @@ def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
 
         def plain() -> np.ndarray:
             y, rate = librosa.load(path, sr=config.sample_rate)
-            sizes = {
-                "n_fft": config.n_fft,
-                "win_length": config.window,
-                "hop_length": config.hop,
-                "n_mels": config.n_mels,
-            }
-            mel = librosa.feature.melspectrogram(
-                y=y, sr=rate, power=1.0, fmin=config.fmin, fmax=config.fmax, **sizes
-            )
+            sizes = {"n_fft": config.n_fft, "win_length": config.window, "hop_length": config.hop}
+            bands = {"n_mels": config.n_mels, "fmin": config.fmin, "fmax": config.fmax}
+            mel = librosa.feature.melspectrogram(y=y, sr=rate, power=1.0, **sizes, **bands)
             return np.log(np.maximum(mel, config.floor)).T
 
         worst = np.abs(plain() - audio.log_mel(wave, config)).max()
@@ -223,24 +229,24 @@ def preparing_parts(seconds: float = 30.0, rounds: int = 5) -> dict[str, float]:
             "prepare": lambda: list(audio.log_mel_stream(audio.stream(path, config.sample_rate), config)),
             "librosa": plain,
         }
-        # in turn, so that whoever else uses the machine slows all alike
+        # in turn, so that other programs on the machine slow all alike
         times = [[timeit.timeit(part, number=1) for part in parts.values()] for _ in range(rounds)]
         return dict(zip(parts, map(min, zip(*times))))
 
 
 def sparse_store(folder: Path, clips: int = 106_574, frames: int = 3_000) -> Path:
-    """A store of FMA-large's size under `folder` that takes no room: its shards are holes in sparse
-    files (zeros).
+    """Make a store of FMA-large's size under `folder` and return its path.
+
+    It takes no room on disk: its shards are holes in sparse files (zeros).
     """
-    config, size = MelConfig(), max(16, -(-clips // 1000))
+    config, size = MelConfig(), store.shard_size(clips)
     place = folder / "large"
     place.mkdir()
     number = np.arange(clips)
     for shard in range(-(-clips // size)):
         n = min(size, clips - shard * size) * frames
-        with open(place / f"frames-{shard:05d}.npy", "wb") as file:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (n, config.n_mels)}
-            np.lib.format.write_array_header_1_0(file, header)
+        with open(store.shard_path(place, shard), "wb") as file:
+            store.write_shard_header(file, n, config.n_mels)
             file.truncate(file.tell() + 2 * n * config.n_mels)
     table = {"shard": number // size, "start": number % size * frames, "frames": frames, "clip_id": number}
     table |= {
@@ -256,32 +262,32 @@ def sparse_store(folder: Path, clips: int = 106_574, frames: int = 3_000) -> Pat
 
 
 def large_store(pairs: int = 1024) -> dict[str, float]:
-    """A `sparse_store`: seconds to open it and number its clips, the memory (MB) that this adds,
-    and the seconds to draw `pairs` pairs with the default augmentations and without, best of three
-    once their frames are in memory."""
+    """Return what a `sparse_store` costs: seconds and memory (MB) to open it and number its clips.
+
+    And the seconds to draw `pairs` pairs, with the default augmentations and without, best of three.
+    """
+    config, process, times = PretrainConfig(), psutil.Process(), {}
     with tempfile.TemporaryDirectory() as folder:
-        place, process = sparse_store(Path(folder)), psutil.Process()
-        before, t = process.memory_info().rss, time.perf_counter()
-        made = store.MelStore(place)
-        clips = pretraining_clips([made])
-        found = {"open": time.perf_counter() - t, "memory": (process.memory_info().rss - before) / 1e6}
-        config = PretrainConfig()
-        for name, augment in (("draw", (config.filter_db, config.mask_bands)), ("draw plain", ())):
-            call = partial(segments.pair_batch, clips, 0, pairs, 0, *augment)
-            call()
-            found[name] = min(timeit.repeat(call, number=1, repeat=3))
-        return found | {"clips": len(made), "size": sum(p.stat().st_size for p in place.iterdir()) / 1e9}
+        path = sparse_store(Path(folder))
+        before, begun = process.memory_info().rss, time.perf_counter()
+        clips = pretraining_clips([store.MelStore(path)])
+        times["open"] = time.perf_counter() - begun
+        times["memory"] = (process.memory_info().rss - before) / 1e6
+        for name, augmentations in (("draw", (config.filter_db, config.mask_bands)), ("draw plain", ())):
+            draw = partial(segments.pair_batch, clips, 0, pairs, 0, *augmentations)
+            draw()  # reads the frames into memory
+            times[name] = min(timeit.repeat(draw, number=1, repeat=3))
+        size = sum(p.stat().st_size for p in path.iterdir()) / 1e9
+    return times | {"clips": len(clips), "size": size}
 
 
+# run in a process of its own, because a peak never falls again
 MEMORY = """
 import sys, torch
 from pathlib import Path
 from colalib.cola import Cola
 from colalib.fast_cpu import encode_batches
 from colalib.settings import PretrainConfig
-from colalib.cola import Cola
-from colalib.settings import PretrainConfig
-from colalib.data.clips import pretraining_clips
 
 def peak():  # MB; what getrusage says on Linux may be the parent's
     if Path("/proc/self/status").exists():
@@ -291,30 +297,28 @@ def peak():  # MB; what getrusage says on Linux may be the parent's
 
 batch, chunk = map(int, sys.argv[1:])
 module = Cola(PretrainConfig(chunk=chunk), 1.0)
-encode_batches(module.encoder, list(torch.randn(2, 2, 98, 64)), chunk=1)
+encode_batches(module.encoder, [*torch.randn(2, 2, 98, 64)], chunk=1)
 before = peak()
-module.objective(*encode_batches(module.encoder, list(torch.randn(2, batch, 98, 64)), chunk))[0].backward()
+h = encode_batches(module.encoder, [*torch.randn(2, batch, 98, 64)], chunk)
+module.objective(*h)[0].backward()
 print(peak() - before)
 """
 
 
 def peak_memory(batch: int = 256, chunk: int = 32) -> dict[str, float]:
-    """Peak memory (MB) that forward and backward of `batch` pairs add to a process, whole and in
-    chunks (`--chunk`).
+    """Return the peak memory (MB) that forward and backward of `batch` pairs add to a process.
+
+    Whole, and in chunks of `chunk` segments (`--chunk`).
     """
-    found = {}
+    peaks = {}
     for name, size in (("whole", 0), ("chunks", chunk)):
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(batch), str(size)], capture_output=True, text=True, check=True
-        )
-        found[name] = float(done.stdout)
-    return found
+        command = [sys.executable, "-c", MEMORY, str(batch), str(size)]
+        peaks[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return peaks
 
 
 def activations(arch: str = "b0-small") -> float:
-    """Memory (MB) that one segment's forward pass keeps for the backward pass, in float32, on any
-    device.
-    """
+    """Return the memory (MB) that one segment keeps for the backward pass, in float32, on any device."""
     encoder, kept = Encoder(arch, cpu_precision="float32").train(), {}
     weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
 
@@ -329,91 +333,84 @@ def activations(arch: str = "b0-small") -> float:
 
 
 def run(quick: bool = False) -> None:
-    """Print all sections as plain text; about 3 minutes, 1 with quick (b0-small only, fewer rounds
-    and clips).
+    """Print all sections as plain text; takes about 3 minutes.
+
+    `quick` takes 1: only b0-small, fewer rounds and clips.
     """
     archs = ("b0-small",) if quick else ("b0", "b0-small")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, recipe {choose_cpu_precision()}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {choose_cpu_precision()}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows has none
     if load > 1:
-        # a thread that lost its core holds up all the others: ratios drift, and OMP_NUM_THREADS=1
-        # is steadier
+        # a thread that lost its core holds up all others: ratios drift, and OMP_NUM_THREADS=1 is steadier
         print(f"note: other programs are running (load {load:.1f}); the figures below are less certain")
-    peak = gemm_peak(seconds=1.0 if quick else 2.0)
-    print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
-
-    print("\nTraining, segments/s (0.98 s each, 64 pairs; best round; ratio to the plain package, same run)")
+    report_training(archs, seconds=6.0 if quick else 20.0)
+    print(f"\nDrawing the pairs: {100 * loader_share():.1f}% of a pre-training step with default settings")
+    report_preparing(clips=300 if quick else 1200)
+    times = large_store()
     print(
-        f"{'encoder':<10}{'recipe':<11}{'segments/s':>11}{'ratio':>8}{'GFLOP/s':>9}{'of the matrix product':>23}"
+        f"\nA store of {times['clips']:,} clips ({times['size']:.0f} GB, sparse): opened in "
+        f"{times['open']:.2f} s with {times['memory']:.0f} MB; 1,024 pairs drawn in "
+        f"{1000 * times['draw plain']:.0f} ms, augmented in {1000 * times['draw']:.0f} ms"
     )
-    for row in training_throughput(archs, seconds=6.0 if quick else 20.0):
-        share = row["gflops"] / peak.get(row["recipe"], peak["float32"])
-        print(
-            f"{row['arch']:<10}{row['recipe']:<11}{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x", end=""
-        )
-        print(f"{row['gflops']:>9.0f}{100 * share:>22.0f}%")
-
-    kinds = (*OPERATORS, "other")
-    print("\nShares of a training step on one thread, %")
-    print(f"{'encoder':<10}{'recipe':<11}" + "".join(f"{kind:>14}" for kind in kinds))
-    for arch in archs:
-        for recipe in (None, choose_cpu_precision()):
-            shares = step_shares(arch, recipe)
-            print(
-                f"{arch:<10}{recipe or 'reference':<11}"
-                + "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds)
-            )
-
-    share = loader_share()
-    print(f"\nDrawing the pairs: {100 * share:.1f}% of a pre-training step with default settings")
-
-    clips = 300 if quick else 1200
-    times = preparing(clips)
-    one, two = times.values()
-    print(f"\nPreparing {clips} clips of 8 s: one process {one:.1f} s, two {two:.1f} s ({one / two:.2f}x)")
-
-    parts = preparing_parts()
-    whole = parts["prepare"]
-    shares = ", ".join(
-        f"{n} {100 * parts[n] / whole:.0f}%" for n in ("decoding", "mixing", "resampling", "transform")
-    )
-    print(
-        f"\nA stereo MP3 of 30 s at 44.1 kHz, one core: {1000 * whole:.0f} ms ({30 / whole:.0f} times real time), of which"
-    )
-    print(
-        f"{shares}; librosa.load and melspectrogram {1000 * parts['librosa']:.0f} ms ({parts['librosa'] / whole:.2f}x)"
-    )
-
-    found = large_store()
-    print(
-        f"\nA store of {found['clips']:,} clips ({found['size']:.0f} GB, sparse): opened in {found['open']:.2f} s with",
-        end=" ",
-    )
-    print(f"{found['memory']:.0f} MB; 1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms,", end=" ")
-    print(f"augmented in {1000 * found['draw']:.0f} ms")
-
     memory = peak_memory()
     print(
-        f"\nPeak memory of forward and backward of 256 pairs: {memory['whole']:.0f} MB, in chunks of 32 segments",
-        end=" ",
+        f"\nPeak memory of forward and backward of 256 pairs: {memory['whole']:.0f} MB, in chunks of 32 "
+        f"segments {memory['chunks']:.0f} MB ({memory['chunks'] / memory['whole']:.2f}x)"
     )
-    print(f"{memory['chunks']:.0f} MB ({memory['chunks'] / memory['whole']:.2f}x)")
 
 
-def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:
-    """One training step of an encoder (recipe None: of the reference) on random pairs; the loss is
-    immaterial.
+def report_training(archs: tuple[str, ...], seconds: float) -> None:
+    """Print the speed of training, and what a step's time is spent on."""
+    peak = gemm_peak(seconds / 10)
+    print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
+    print("\nTraining, segments/s (0.98 s each, 64 pairs; best round; ratio to the plain package, same run)")
+    heads = f"{'segments/s':>11}{'ratio':>8}{'GFLOP/s':>9}{'of the matrix product':>23}"
+    print(f"{'encoder':<10}{'precision':<11}{heads}")
+    for row in training_throughput(archs, seconds=seconds):
+        share = row["gflops"] / peak.get(row["precision"], peak["float32"])
+        values = (
+            f"{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x{row['gflops']:>9.0f}{100 * share:>22.0f}%"
+        )
+        print(f"{row['arch']:<10}{row['precision']:<11}{values}")
+    kinds = (*OPERATORS, "other")
+    print("\nShares of a training step on one thread, %")
+    print(f"{'encoder':<10}{'precision':<11}" + "".join(f"{kind:>14}" for kind in kinds))
+    for arch in archs:
+        for precision in (None, choose_cpu_precision()):
+            shares = step_shares(arch, precision)
+            values = "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds)
+            print(f"{arch:<10}{precision or 'reference':<11}{values}")
+
+
+def report_preparing(clips: int) -> None:
+    """Print the speed of preparing a store."""
+    one, two = preparing(clips).values()
+    print(f"\nPreparing {clips} clips of 8 s: one process {one:.1f} s, two {two:.1f} s ({one / two:.2f}x)")
+    parts = preparing_parts()
+    whole, librosa_s = parts["prepare"], parts["librosa"]
+    names = ("decoding", "mixing", "resampling", "transform")
+    print(
+        f"\nA stereo MP3 of 30 s at 44.1 kHz, one core: {1000 * whole:.0f} ms "
+        f"({30 / whole:.0f} times real time), of which\n{', '.join(f'{name} {100 * parts[name] / whole:.0f}%' for name in names)}; "
+        f"librosa.load and melspectrogram {1000 * librosa_s:.0f} ms ({librosa_s / whole:.2f}x)"
+    )
+
+
+def _step(arch: str, precision: str | None, batch: int) -> Callable[[], object]:
+    """Return one training step of an encoder on random pairs; `precision` None is the reference.
+
+    The loss does not matter.
     """
     torch.manual_seed(0)
     pair = torch.randn(2, batch, 98, 64)
-    model: nn.Module = Encoder(arch, cpu_precision=recipe or "float32")
-    if recipe is None:
+    model: nn.Module = Encoder(arch, cpu_precision=precision or "float32")
+    if precision is None:
         model = PlainEncoder(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=recipe is not None or None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=precision is not None or None)
 
     def step() -> None:
         optimizer.zero_grad()
-        anchors, positives = map(model, pair) if recipe is None else encode_batches(model, list(pair))
+        anchors, positives = map(model, pair) if precision is None else encode_batches(model, [*pair])
         (anchors * positives).mean().backward()
         optimizer.step()
 
@@ -421,9 +418,7 @@ def _step(arch: str, recipe: str | None, batch: int) -> Callable[[], object]:
 
 
 def _best_of(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Seconds of each function's fastest call, called in turn for `seconds`, after one call each to
-    warm up.
-    """
+    """Return the seconds of each function's fastest call; they are called in turn for `seconds`."""
     for function in functions.values():
         function()
     best = dict.fromkeys(functions, float("inf"))

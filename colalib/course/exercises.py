@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 
 def check_exercise(check: Callable, answer: Callable) -> None:
-    """Run an exercise's check on a learner's function and print: passed, not solved yet, or the
-    property that broke.
+    """Run a check on a learner's function; print passed, not solved yet, or the property that broke.
 
     Never raises, so that the lesson goes on.
     """

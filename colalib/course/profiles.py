@@ -43,8 +43,9 @@ PROFILES = {
 
 
 def profile() -> Profile:
-    """Return the profile that the variable COLA_PROFILE names; `quick` if it is not set. Raises
-    `UserError`.
+    """Return the profile that the variable COLA_PROFILE names; `quick` if it is not set.
+
+    Raises `UserError` for an unknown name.
     """
     name = os.environ.get("COLA_PROFILE", "quick")
     if name not in PROFILES:
@@ -80,9 +81,8 @@ def encoder() -> Path:
         return picked
     run = Run(runs_folder() / "pretrained")
     minutes = profile().pretrain_minutes
-    print(
-        f"{'loading' if run.finished else 'training'} the encoder {run.name} ({minutes:g} minutes of pre-training)"
-    )
+    doing = "loading" if run.finished else "training"
+    print(f"{doing} the encoder {run.name} ({minutes:g} minutes of pre-training)")
     return training.pretrain([store()], run.path, PretrainConfig(minutes=minutes), resume=True)
 
 

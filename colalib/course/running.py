@@ -34,11 +34,10 @@ def notebooks(only: list[str] | None = None) -> list[Path]:
 
 
 def run(out: str | Path | None = None, only: list[str] | None = None, publish: bool = False) -> int:
-    """Build the demo corpus, execute the notebooks in order, print the table of results; returns
-    the exit code.
+    """Build the demo corpus, execute the notebooks in order, print the results; return the exit code.
 
-    Executed copies and results.json go to `out` (default: `runs_folder()`). With `publish` the
-    notebooks themselves get the outputs too, without audio and widget state.
+    Executed copies and results.json go to `out` (default: `runs_folder()`). With `publish` the notebooks
+    themselves get the outputs too, without audio and widget state.
     """
     if out is not None:
         os.environ["COLA_RUNS"] = str(Path(out).resolve())
@@ -46,8 +45,8 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
     free = shutil.disk_usage(home()).free / 1e9
     need = plan.disk_gb
     print(
-        f"The course, profile {plan.name}: {len(todo)} notebooks, about {plan.minutes} minutes on 2 cores the first time, "
-        f"{need} GB of disk ({free:.0f} GB free), no download."
+        f"The course, profile {plan.name}: {len(todo)} notebooks, about {plan.minutes} minutes on 2 cores "
+        f"the first time, {need} GB of disk ({free:.0f} GB free), no download."
     )
     if free < need:
         raise UserError(f"only {free:.1f} GB of disk are free in {home()}: {need} GB are needed")
@@ -60,18 +59,20 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
         found = json.loads((runs_folder() / "results.json").read_text(encoding="utf-8"))
         print(f"\n{found['task']}: {found['n_clips']} test clips, accuracy in %")
         print(intervals.table(found).to_string(index=False))
+    folder = runs_folder()
+    print(f"\nExecuted notebooks are in {folder / 'notebooks'}, the numbers in {folder / 'results.json'}.")
     print(
-        f"\nExecuted notebooks are in {runs_folder() / 'notebooks'}, the numbers in {runs_folder() / 'results.json'}."
-    )
-    print(
-        "Next: `make lab` opens the notebooks to work through them; README.md shows how to use your own recordings."
+        "Next: `make lab` opens the notebooks to work through them. "
+        "README.md shows how to use your own recordings."
     )
     return 0
 
 
 def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
-    """Execute one notebook in a fresh kernel and write the executed copy, whole or up to the cell
-    that failed, whose error is printed. True if all cells ran."""
+    """Execute one notebook in a fresh kernel and write the executed copy; return whether all cells ran.
+
+    If a cell fails, its error is printed and the copy is written up to there.
+    """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -98,9 +99,8 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(content, copy)
     if failed:
-        print(
-            f"{notebook.name}: a cell failed: {failed.ename}: {failed.evalue}\nThe notebook up to there: {copy}"
-        )
+        print(f"{notebook.name}: a cell failed: {failed.ename}: {failed.evalue}")
+        print(f"The notebook up to there: {copy}")
         return False
     if publish:
         nbformat.write(stripped(content), notebook)
@@ -108,9 +108,11 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
 
 
 def stripped(content):
-    """A copy of an executed notebook to keep under version control: figures stay, and of widgets
-    the picture that stands in for them; audio becomes a line of text; progress bars, timings and
-    widget state go."""
+    """Return a copy of an executed notebook to keep under version control.
+
+    Figures stay, and of widgets the picture that stands in for them. Audio becomes a line of text. Progress
+    bars, timings and widget state go.
+    """
     import nbformat
 
     content = nbformat.from_dict(json.loads(json.dumps(content)))
@@ -137,8 +139,9 @@ def stripped(content):
 
 
 def small_png(encoded: str) -> str:
-    """A figure (PNG in base64) with a palette of 256 colours: a quarter of the size, and nobody
-    sees a difference.
+    """Return a figure (PNG in base64) with a palette of 256 colours.
+
+    It has a quarter of the size and looks the same.
     """
     from PIL import Image  # comes with matplotlib
 

@@ -15,9 +15,7 @@ from colalib.training.cost import Constants
 
 
 def measure(arch: str = "b0-small", accelerator: str = "auto", batch: int = 64, rounds: int = 3) -> Constants:
-    """`Constants` of this machine: the best of `rounds` training steps and of as many files. A few
-    seconds.
-    """
+    """Return `Constants` of this machine, the best of `rounds` steps and files; takes a few seconds."""
     device = choose_device(accelerator)
     module = Cola(PretrainConfig(arch=arch), 1.0).to(device)
     optimizer = module.configure_optimizers()

@@ -39,8 +39,7 @@ def crop_start(length: int, rng: np.random.Generator, frames: int = SEGMENT_FRAM
 
 
 def crop(clip: np.ndarray, start: int, frames: int = SEGMENT_FRAMES, silence: float = SILENCE) -> np.ndarray:
-    """Return `frames` frames of `clip` [T, M] from `start` (see `crop_start`) → float32 [frames,
-    M].
+    """Return `frames` frames of `clip` [T, M] from `start` (see `crop_start`) → float32 [frames, M].
 
     What lies outside the clip is `silence`. Only the crop itself is read from a memory-mapped clip.
     """
@@ -54,9 +53,7 @@ def crop(clip: np.ndarray, start: int, frames: int = SEGMENT_FRAMES, silence: fl
 def random_crop(
     clip: np.ndarray, rng: np.random.Generator, frames: int = SEGMENT_FRAMES, silence: float = SILENCE
 ) -> np.ndarray:
-    """Return a random crop of `clip` [T, M] → float32 [frames, M]; a shorter clip is padded with
-    `silence`.
-    """
+    """Return a random crop of `clip` [T, M] → float32 [frames, M]; `silence` pads a shorter clip."""
     return crop(clip, crop_start(len(clip), rng, frames), frames, silence)
 
 
@@ -76,8 +73,7 @@ def split_segments(
 
 
 def segment_std(clips: Clips, seed: int = 0, segments: int = 1000) -> float:
-    """Return the standard deviation of log-mel values around each segment's own mean, over random
-    segments.
+    """Return the standard deviation of log-mel values around each segment's own mean, over random segments.
 
     `Encoder` divides by it.
     """
@@ -96,8 +92,7 @@ def segment_std(clips: Clips, seed: int = 0, segments: int = 1000) -> float:
 
 
 def random_filter(segment: np.ndarray, rng: np.random.Generator, spread: float = 3.5) -> np.ndarray:
-    """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response of `spread` dB
-    rms.
+    """Colour log-mel values [T, M] → [T, M] by a random smooth frequency response of `spread` dB rms.
 
     One gain per band, as another room, microphone or loudspeaker would give (FilterAugment, arXiv
     2110.03282).
@@ -152,8 +147,9 @@ def random_multiply(segment: np.ndarray, rng: np.random.Generator, spread: float
 
 
 def shuffled(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Return the clip numbers of batch `step`, [B]: each epoch is a new permutation of n clips, cut
-    into n // B batches.
+    """Return the clip numbers of batch `step`, [B].
+
+    Each epoch is a new permutation of n clips, cut into n // B batches.
     """
     epoch, index = divmod(step, n // batch_size)
     return stream("shuffle", seed, epoch).permutation(n)[index * batch_size : (index + 1) * batch_size]
@@ -172,9 +168,7 @@ def pair_starts(
 
 
 def _draw_pairs(clips: Clips, step: int, batch_size: int, seed: int, part: tuple[int, int]):
-    """Return clip numbers [B], starts [2, B], and the generator, which then draws the
-    augmentations.
-    """
+    """Return clip numbers [B], starts [2, B], and the generator, which then draws the augmentations."""
     number, processes = part
     rng = stream("pairs", seed, step) if processes == 1 else stream("pairs", seed, step, processes, number)
     chosen = shuffled(len(clips), batch_size, step, seed)[number::processes]
@@ -222,8 +216,9 @@ def pair_batch(
 def labelled_batch(
     clips: Clips, targets: np.ndarray, step: int, batch_size: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return batch `step` of supervised training: segments float32 [B, T, M], one random crop per
-    clip, and classes [B].
+    """Return batch `step` of supervised training: segments float32 [B, T, M], and their classes [B].
+
+    Each segment is a random crop of another clip.
     """
     rng = stream("labelled", seed, step)
     chosen = shuffled(len(clips), batch_size, step, seed)

@@ -19,8 +19,9 @@ RESERVED_COLUMNS = {"shard", "start", "frames", "embedding"}  # of stores and em
 
 @dataclass
 class Split:
-    """Clip numbers of one division into train, valid and test; `fold` names the test fold, "" in
-    named form.
+    """Clip numbers of one division into train, valid and test.
+
+    `fold` names the test fold; it is "" in named form.
     """
 
     fold: str
@@ -39,9 +40,8 @@ def split_form(splits: pd.Series | np.ndarray, where: str = "the table") -> str:
         return "named"
     if values & set(NAMED_SPLITS) or "" in values:
         odd = sorted(values - set(NAMED_SPLITS))[:3]
-        raise UserError(
-            f"{where}: unknown split {', '.join(map(repr, odd))} beside train/valid/test: use only these, or folds"
-        )
+        odd = ", ".join(map(repr, odd))
+        raise UserError(f"{where}: unknown split {odd} beside train/valid/test: use only these, or folds")
     if len(values) < 2:
         raise UserError(
             f"{where}: unknown split {values.pop()!r}: use train, valid and test, or two or more folds"
@@ -75,8 +75,7 @@ def split_by_group(
 def evaluation_splits(
     clips: pd.DataFrame, label: str = "label", fold: str | None = None, folds: int | None = None
 ) -> list[Split]:
-    """Return the splits by which a task is judged, over the clips that have a value in column
-    `label`.
+    """Return the splits by which a task is judged, over the clips that have a value in column `label`.
 
     Named form gives one split. Fold form gives one per fold: that fold is the test, the next one
     (in sorted order) the validation; `fold` picks one. `folds` = n makes n new grouped, stratified
@@ -84,9 +83,8 @@ def evaluation_splits(
     becomes one. Raises `UserError` if a side would be empty.
     """
     if label not in clips or label in RESERVED_COLUMNS:
-        raise UserError(
-            f"no column {label!r}: there are {', '.join(c for c in clips.columns if c not in RESERVED_COLUMNS)}"
-        )
+        columns = ", ".join(c for c in clips.columns if c not in RESERVED_COLUMNS)
+        raise UserError(f"no column {label!r}: there are {columns}")
     has_label = (clips[label] != "").values
     if clips[label][has_label].nunique() < 2:
         raise UserError(f"column {label!r} has fewer than two classes: name another with --label")
@@ -145,9 +143,7 @@ def _take_validation(split: Split, clips: pd.DataFrame, label: str) -> None:
 
 
 def subsample_labels(labels: np.ndarray, train: np.ndarray, per_class: int | None, seed: int) -> np.ndarray:
-    """Return `per_class` random clips of each class out of the clip numbers `train`; all of them if
-    it is None.
-    """
+    """Return `per_class` random clips of each class out of the clip numbers `train` (None: all)."""
     if per_class is None:
         return train
     mixed = stream("labels", seed).permutation(train)

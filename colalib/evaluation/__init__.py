@@ -1,17 +1,8 @@
-"""Evaluation: embeddings of clips, probes on them, comparisons of models, and results with their
-intervals.
-"""
+"""Evaluation: embeddings of clips, probes on them, comparisons of models, intervals, plots."""
 
 from colalib.evaluation.comparison import ablation, compare, evaluate, probe, supervised
-from colalib.evaluation.embedding import (
-    Embedded,
-    calibrate_batchnorm,
-    embed,
-    embed_frames,
-    embed_to_file,
-    feature_source,
-    mel_stats,
-)
+from colalib.evaluation.embedding import Embedded, embed, embed_to_file
+from colalib.evaluation.features import calibrate_batchnorm, embed_frames, feature_source, mel_stats
 from colalib.evaluation.probes import (
     evaluate_features,
     knn,

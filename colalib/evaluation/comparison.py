@@ -16,7 +16,7 @@ from colalib.data.splits import evaluation_splits
 from colalib.data.store import MelStore, open_store
 from colalib.encoder import choose_device
 from colalib.errors import UserError
-from colalib.evaluation.embedding import EncoderSource, MelStatsSource, RandomSource, feature_source
+from colalib.evaluation.features import EncoderSource, MelStatsSource, feature_source
 from colalib.evaluation.intervals import summary
 from colalib.evaluation.probes import evaluate_features, knn, linear_probe
 from colalib.settings import FinetuneConfig, PretrainConfig
@@ -77,14 +77,14 @@ def compare(
     keep = out / "features"
     splits = evaluation_splits(store.clips, label, fold, folds)
     encoders = encoder if isinstance(encoder, list) else [encoder]
-    sources = [EncoderSource(open_run(e), accelerator, progress) for e in encoders]
-    arch = sources[0].run.description["arch"]
+    sources = [EncoderSource(open_run(e), accelerator=accelerator, progress=progress) for e in encoders]
+    arch = sources[0].arch
     if finetune is not None and folds:
         raise UserError("supervised runs follow the corpus' own split: leave out --folds, or add --frozen")
     mel_stats = MelStatsSource().of_store(store)
     parts = [evaluate_features(store, mel_stats, "mel-stats", label, splits)]
     for seed in range(seeds):
-        random = RandomSource(arch, seed, accelerator, progress).of_store(store, keep)
+        random = EncoderSource(None, arch, seed, accelerator, progress).of_store(store, keep)
         parts.append(evaluate_features(store, random, "random", label, splits, seed))
     features = [source.of_store(store, keep) for source in sources]
     for model, method in (("probe", linear_probe), ("kNN", knn)):
@@ -117,8 +117,7 @@ def supervised(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the same classifier from scratch and from `encoder`, for every seed and fold; return
-    the predictions.
+    """Train one classifier from scratch and from `encoder`, per seed and fold; return the predictions.
 
     `labels_per_class` labelled clips per class are used (None: all). Of several encoders, seed s
     starts from number s, and from the first again when they are used up. The runs are kept under
@@ -157,8 +156,9 @@ def ablation(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> Results:
-    """Repeat the paper's comparisons in miniature (COLA, section 4.2): similarity, batch size,
-    frozen against fine-tuned.
+    """Repeat the paper's comparisons in miniature (COLA, section 4.2).
+
+    Similarity, batch size, frozen against fine-tuned.
 
     And our augmentations. Every setting of `ABLATION` is pre-trained on `store` for the same number
     of `epochs`, so that all have heard the same clips equally often, and judged by its linear
@@ -170,7 +170,7 @@ def ablation(
     splits = evaluation_splits(store.clips, label)
     parts = [evaluate_features(store, MelStatsSource().of_store(store), "mel-stats", label, splits)]
     for seed in range(seeds):
-        random = RandomSource(finetune.arch, seed, accelerator, progress).of_store(store, keep)
+        random = EncoderSource(None, finetune.arch, seed, accelerator, progress).of_store(store, keep)
         parts.append(evaluate_features(store, random, "random", label, splits, seed))
     overlap = {}
     for name, changes in ABLATION.items():
@@ -178,7 +178,7 @@ def ablation(
             config = replace(PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
             run = ablation_run(out, name, seed)
             training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
-            source = EncoderSource(open_run(run), accelerator, progress)
+            source = EncoderSource(open_run(run), accelerator=accelerator, progress=progress)
             parts.append(evaluate_features(store, source.of_store(store, keep), name, label, splits, seed))
             overlap[name] = overlap["fine-tuned"] = source.overlap(store, splits)
     defaults = [ablation_run(out, next(iter(ABLATION)), seed) for seed in range(seeds)]

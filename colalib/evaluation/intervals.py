@@ -1,5 +1,4 @@
-"""Results: from predictions on test clips to accuracies and paired differences with their
-intervals.
+"""Intervals: from predictions on test clips to accuracies and paired differences with their intervals.
 
 `summary` turns a table of predictions (see `training.runs.prediction_table`) into the content of
 results.json. Nothing here knows of sound or encoders.
@@ -20,8 +19,10 @@ DRAWS = 2000  # bootstrap draws
 
 
 def _draws(tables: list[pd.DataFrame], rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Bootstrap weights for the groups [DRAWS, G], and for each number of seeds that occurs [DRAWS,
-    S]: models with as many seeds share their draws."""
+    """Draw bootstrap weights for the groups [DRAWS, G], and for each number of seeds [DRAWS, S].
+
+    Models with as many seeds share their draws.
+    """
     groups = tables[0]["group"].nunique()
     by_group = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS)
     counts = sorted({table["seed"].nunique() for table in tables}, reverse=True)
@@ -29,7 +30,7 @@ def _draws(tables: list[pd.DataFrame], rng: np.random.Generator) -> tuple[np.nda
 
 
 def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Right predictions and predictions per seed and group, both [S, G]."""
+    """Return right predictions and all predictions per seed and group, both [S, G]."""
     right = (table["label"] == table["predicted"]).astype(float)
     cells = pd.DataFrame({"seed": table["seed"], "group": table["group"], "right": right, "all": 1.0})
     cells = cells.groupby(["seed", "group"])[["right", "all"]].sum().unstack(fill_value=0)
@@ -37,7 +38,7 @@ def _right(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled(table: pd.DataFrame, by_group: np.ndarray, by_seeds: dict[int, np.ndarray]) -> np.ndarray:
-    """Accuracy in every bootstrap draw [DRAWS]."""
+    """Return the accuracy in every bootstrap draw [DRAWS]."""
     right, total = _right(table)
     by_seed = by_seeds[len(right)]
     return np.einsum("rs,sg,rg->r", by_seed, right, by_group) / np.einsum(
@@ -46,13 +47,12 @@ def _resampled(table: pd.DataFrame, by_group: np.ndarray, by_seeds: dict[int, np
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """The central 95% of bootstrap draws."""
+    """Return the central 95% of bootstrap draws."""
     return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
 
 
 def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) -> dict:
-    """Turn predictions of several models on the same test clips of one task into the content of
-    results.json.
+    """Turn predictions of several models on the same test clips of one task into the content of results.json.
 
     Accuracies are fractions. Intervals are 95% of a bootstrap over groups (tunes, speakers) and
     seeds. Those of differences are paired: the same groups are drawn for both models, and the same
@@ -66,7 +66,8 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) ->
     clips = {frozenset(table["clip_id"]) for table in tables.values()}
     if len(clips) > 1 or predictions["task"].nunique() > 1:
         raise UserError(
-            "the models were judged on different test clips or tasks: compare runs of one store, label and fold"
+            "the models were judged on different test clips or tasks: "
+            "compare runs of one store, label and fold"
         )
     unit = "groups"
     # one speaker, say: what can be drawn are the clips of that one
@@ -131,9 +132,11 @@ def _result(name: str, table: pd.DataFrame, draws: np.ndarray, unit: str, overla
 
 
 def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
-    """Exact McNemar test between two models on the same clips (McNemar 1947), all seeds of a clip
-    pooled by majority: clips that only `a` gets right, clips that only `b` gets right, and the
-    two-sided p-value."""
+    """Return the exact McNemar test between two models on the same clips (McNemar 1947).
+
+    All seeds of a clip are pooled by majority. Gives the clips that only `a` gets right, those that only `b`
+    gets right, and the two-sided p-value.
+    """
     right = predictions.assign(right=predictions["label"] == predictions["predicted"])
     table = right.groupby(["clip_id", "model"])["right"].mean().unstack() > 0.5
     only_a, only_b = int((table[a] & ~table[b]).sum()), int((table[b] & ~table[a]).sum())
@@ -142,9 +145,7 @@ def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
 
 
 def table(results: dict) -> pd.DataFrame:
-    """results.json as a table of per cent: model, accuracy, interval, difference from the row above
-    it.
-    """
+    """Return results.json as a table in per cent: model, accuracy, interval, number of seeds."""
     rows = [{"model": "chance", "accuracy": 100 * results["chance"], "95% interval": "", "seeds": 0}]
     for r in results["results"]:
         low, high = (100 * v for v in r["ci95"])
@@ -160,8 +161,10 @@ def table(results: dict) -> pd.DataFrame:
 
 
 def differences(results: dict) -> pd.DataFrame:
-    """The paired differences of results.json in points, with what they may be read as: an interval
-    that holds zero shows no difference."""
+    """Return the paired differences of results.json in points, with a reading.
+
+    An interval that holds zero shows no difference.
+    """
     rows = []
     for d in results["differences"]:
         low, high = (100 * v for v in d["ci95"])
@@ -180,8 +183,7 @@ def differences(results: dict) -> pd.DataFrame:
 
 
 def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
-    """Turn predictions by label budget (labelled clips per class) into one row per model and
-    budget.
+    """Turn predictions by label budget (labelled clips per class) into one row per model and budget.
 
     Columns: model, labels per class, mean, low, high (95% interval), seeds. Accuracies are
     fractions.
@@ -196,8 +198,10 @@ def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
 
 
 def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
-    """Write results to `out`, and the predictions beside it: of results.json to predictions.csv, of
-    x.json to x-predictions.csv."""
+    """Write results to the JSON file `out`, and the predictions beside it.
+
+    They go to predictions.csv beside results.json, and to x-predictions.csv beside x.json.
+    """
     out = Path(out)
     write_json(out, results)
     if predictions is not None:

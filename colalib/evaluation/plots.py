@@ -1,5 +1,4 @@
-"""The course's figures. Every function draws what it is given and computes nothing that belongs to
-evaluation.
+"""Plots: the course's figures. Each function draws what it is given; nothing is evaluated here.
 
 Colours are colour-blind safe (Okabe & Ito 2008) and mean the same in every figure.
 """
@@ -13,7 +12,6 @@ import seaborn as sns
 from IPython.display import HTML, Audio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
 from colalib.data.audio import MelConfig
 
@@ -38,7 +36,7 @@ ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}
 
 
 def style() -> None:
-    """Set the course's figure style; called once at the head of every notebook."""
+    """Set the course's figure style. Each notebook calls it once, at its head."""
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
     plt.rcParams.update(
         {
@@ -58,8 +56,11 @@ def style() -> None:
 
 
 def colours(names) -> dict[str, str]:
-    """One colour a name, the same for the same set of names: the models' and objectives' own (also
-    of "random, calibrated" and "probe (10 per class)"), else the palette in sorted order."""
+    """Return one colour per name; the same set of names always gets the same colours.
+
+    Models and objectives have colours of their own, also as "random, calibrated" and "probe (10 per class)".
+    Other names get the palette in sorted order.
+    """
     order = sorted(set(names))
     return {
         name: MODELS.get(name.split(",")[0].split(" (")[0], PALETTE[i % len(PALETTE)])
@@ -68,8 +69,9 @@ def colours(names) -> dict[str, str]:
 
 
 def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
-    """An audio player that plays nothing by itself and leaves the loudness as it is (samples beyond
-    ±1 are clipped).
+    """Return an audio player for samples at `sample_rate`.
+
+    It plays nothing by itself and keeps the loudness as it is. Samples beyond ±1 are clipped.
     """
     return Audio(np.clip(wave, -1, 1), rate=sample_rate, normalize=False)
 
@@ -77,7 +79,7 @@ def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
 def waveform(
     wave: np.ndarray, sample_rate: int = 16_000, ax: Axes | None = None, title: str = "", lw: float = 0.5
 ) -> Axes:
-    """A waveform [samples] over time in seconds."""
+    """Draw a waveform [samples] over time in seconds."""
     ax = ax or plt.gca()
     ax.plot(np.arange(len(wave)) / sample_rate, wave, lw=lw)
     ax.set(xlabel="time (s)", ylabel="amplitude", title=title, xlim=(0, len(wave) / sample_rate))
@@ -87,9 +89,7 @@ def waveform(
 def spectrogram(
     frames: np.ndarray, config: MelConfig = MelConfig(), ax: Axes | None = None, title: str = "", **kwargs
 ) -> Axes:
-    """A log-mel spectrogram [frames, mels]: time in seconds, bands marked with their centre
-    frequency in Hz.
-    """
+    """Draw a log-mel spectrogram [T, M]: time in seconds, bands marked with their centre frequency in Hz."""
     import librosa
 
     ax = ax or plt.gca()
@@ -108,9 +108,10 @@ def spectrogram(
 
 
 def panels(pictures: list[tuple], title: str = "", columns: int | None = None, height: float = 2.9) -> Figure:
-    """Log-mel spectrograms side by side on one colour scale; `pictures`: (title, frames [frames,
-    mels]) or, where they were made with other settings than the default, (title, frames,
-    MelConfig)."""
+    """Draw log-mel spectrograms side by side on one colour scale.
+
+    `pictures`: (title, frames [T, M]), or (title, frames, MelConfig) for other settings than the default.
+    """
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(10, height * rows), squeeze=False)
@@ -135,8 +136,10 @@ def panels(pictures: list[tuple], title: str = "", columns: int | None = None, h
 def crops(
     frames: np.ndarray, starts: dict[str, int], length: int, config: MelConfig = MelConfig(), title: str = ""
 ) -> Figure:
-    """A clip's log-mel [frames, mels] with `length` frames from each of `starts` marked, and these
-    crops below; a role (anchor, positive, distractor) has its own colour."""
+    """Draw a clip's log-mel frames [T, M] with the crops from `starts` marked, and these below.
+
+    A role (anchor, positive, distractor) has its own colour.
+    """
     fig, axes = plt.subplot_mosaic([["clip"] * len(starts), list(starts)], figsize=(10, 5.2))
     bounds = {"vmin": float(frames.min()), "vmax": float(frames.max())}
     spectrogram(frames, config, ax=axes["clip"], title=title, **bounds)
@@ -165,7 +168,7 @@ def pairs(
     names: list[str] | None = None,
     config: MelConfig = MelConfig(),
 ) -> Figure:
-    """A batch of pairs, anchors [B, T, M] in the upper row, each one's positive [B, T, M] below it."""
+    """Draw a batch of pairs: anchors [B, T, M] in the upper row, the positive of each [B, T, M] below it."""
     fig, axes = plt.subplots(2, len(anchors), figsize=(10, 3.6), sharex=True, sharey=True, squeeze=False)
     for row, (role, batch) in enumerate({"anchor": anchors, "positive": positives}.items()):
         for column, segment in enumerate(batch):
@@ -186,9 +189,13 @@ def curves(
     clips: int | None = None,
     dashed: bool = False,
 ) -> Axes:
-    """One column of several runs' metrics.csv over training, e.g. {"scratch": frame}; a run keeps
-    its model's colour. `clips`: an accuracy was counted on so many; its 95% binomial interval is
-    drawn as a band. `dashed`: beside another column of the same runs, so not in the legend."""
+    """Draw one column of several runs' metrics over training, e.g. {"scratch": metrics}.
+
+    A run has its model's colour.
+
+    `clips`: an accuracy was counted on so many; its 95% binomial interval is drawn as a band. `dashed`: the
+    line stands beside another column of the same runs, so it is not in the legend.
+    """
     ax = ax or plt.gca()
     colour = colours(metrics)
     for name, frame in metrics.items():
@@ -206,7 +213,7 @@ def curves(
 
 
 def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str = "") -> Axes:
-    """s(anchor i, positive j) [B, B]; the pairs are its diagonal."""
+    """Draw s(anchor i, positive j) [B, B]; the pairs are on the diagonal."""
     ax = ax or plt.gca()
     image = ax.imshow(similarity, cmap="viridis")
     ax.set(xlabel="positive j", ylabel="anchor i", title=title)
@@ -215,132 +222,13 @@ def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str
     return ax
 
 
-def architecture() -> Figure:
-    """COLA in one drawing: two crops → one encoder → h → g → bilinear similarities → cross-entropy."""
-    fig, ax = plt.subplots(figsize=(10, 4.4))
-    ax.set(xlim=(0, 100), ylim=(0, 44))
-    ax.axis("off")
-
-    def box(x: float, y: float, width: float, height: float, text: str, colour: str, small: str = "") -> None:
-        patch = FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.9",
-            fc=colour + "26",
-            ec=colour,
-            lw=1.8,
-        )
-        ax.add_patch(patch)
-        ax.text(
-            x + width / 2,
-            y + height / 2 + (1.3 if small else 0),
-            text,
-            ha="center",
-            va="center",
-            fontsize=10.5,
-        )
-        if small:
-            ax.text(
-                x + width / 2,
-                y + height / 2 - 1.9,
-                small,
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="#444444",
-            )
-
-    def arrow(x0: float, y0: float, x1: float, y1: float, colour: str, text: str = "") -> None:
-        ax.annotate(
-            "",
-            (x1, y1),
-            (x0, y0),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
-        )
-        if text:
-            ax.text(
-                (x0 + x1) / 2, (y0 + y1) / 2 + 1, text, ha="center", va="bottom", fontsize=9, color=colour
-            )
-
-    grey = "#555555"
-    box(0, 16.5, 10, 11, "one clip", grey, "8–10 s")
-    for y, role, letter in ((30, "anchor", "x"), (4, "positive", "x′")):
-        colour, middle = ROLES[role], y + 5
-        ax.annotate(
-            "", (15, middle), (10, 22 + (3 if y > 20 else -3)),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-        box(15, y, 13, 10, f"{role} {letter}", colour, "crop, [98, 64]")
-        arrow(28, middle, 33, middle, colour)
-        box(33, y, 15, 10, "encoder f", grey, "EfficientNet")
-        arrow(48, middle, 55, middle, colour, "h" if y > 20 else "h′")
-        box(55, y, 14, 10, "projection g", grey, "Linear, Norm, tanh")
-        ax.annotate(
-            "", (75, 22 + (5 if y > 20 else -5)), (69, middle),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-        ax.text(
-            70.5,
-            middle + (1 if y > 20 else -1),
-            "g(h)" if y > 20 else "g(h′)",
-            fontsize=9,
-            color=colour,
-            va="center",
-        )
-    for x, text in ((40.5, "the same\nweights"), (62, "the same\nweights")):
-        ax.plot([x, x], [14.3, 29.7], color=grey, lw=1.2, ls=":")
-        ax.text(
-            x,
-            22,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8.5,
-            color=grey,
-            bbox={"fc": "white", "ec": "none"},
-        )
-    side, left, bottom = 3.0, 75, 13
-    ax.text(
-        left + 2.5 * side + 1,
-        bottom + 6 * side + 3.6,
-        "similarity\n$s_{ij} = g_i^{\\top} W g'_j$",
-        ha="center",
-        va="center",
-        fontsize=10,
-    )
-    for i in range(6):
-        for j in range(6):
-            colour = ROLES["positive"] if i == j else ROLES["distractor"]
-            patch = plt.Rectangle(
-                (left + j * side * 0.85, bottom + (5 - i) * side),
-                side * 0.78,
-                side * 0.88,
-                fc=colour,
-                alpha=1 if i == j else 0.3,
-            )
-            ax.add_patch(patch)
-    ax.text(
-        left + 2.55 * side,
-        bottom - 2.2,
-        "B × B: pairs on the diagonal,\nthe rest distractors",
-        ha="center",
-        va="center",
-        fontsize=8,
-        color="#444444",
-    )
-    arrow(left + 5.1 * side + 0.3, 22, 94, 22, grey)
-    ax.text(94.3, 22, "cross-\nentropy", ha="left", va="center", fontsize=10)
-    return fig
-
-
 def table(frame: pd.DataFrame, decimals: int = 1) -> HTML:
-    """A table without row numbers, the same HTML at each run."""
+    """Return a table without row numbers as HTML; the same HTML at each run."""
     return HTML(frame.to_html(index=False, border=0, float_format=f"%.{decimals}f"))
 
 
 def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
-    """results.json as points with their 95% intervals, chance as a line."""
+    """Draw results.json: points with their 95% intervals, white ticks for the seeds, chance as a line."""
     ax = ax or plt.gca()
     rows = summary["results"][::-1]
     colour = colours(r["model"] for r in rows)
@@ -360,13 +248,15 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
 
 
 def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = None, title: str = "") -> Axes:
-    """Paired differences a - b of results.json with their 95% intervals, for chosen pairs (a, b);
-    filled where the interval leaves out zero."""
+    """Draw paired differences a - b of results.json with their 95% intervals, for chosen `pairs` (a, b).
+
+    A point is filled if its interval leaves out zero.
+    """
     ax = ax or plt.gca()
-    found = {(d["a"], d["b"]): d for d in summary["differences"]}
+    by_pair = {(d["a"], d["b"]): d for d in summary["differences"]}
     for y, (a, b) in enumerate(pairs[::-1]):
-        d = found.get((a, b)) or found[b, a]
-        sign = 100 if (a, b) in found else -100
+        d = by_pair.get((a, b)) or by_pair[b, a]
+        sign = 100 if (a, b) in by_pair else -100  # in points; the other way round the sign changes
         low, high = sorted(sign * v for v in d["ci95"])
         colour = colours(summary["model_name"])[a]
         face = "white" if low <= 0 <= high else colour
@@ -379,9 +269,7 @@ def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = N
 
 
 def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "") -> Axes:
-    """`results.label_efficiency` as a curve a model: accuracy over labelled clips per class, with
-    95% intervals.
-    """
+    """Draw `intervals.label_efficiency`: accuracy over labelled clips per class, with 95% intervals."""
     ax = ax or plt.gca()
     colour = colours(table["model"])
     for i, (name, rows) in enumerate(table.groupby("model", sort=False)):
@@ -399,7 +287,7 @@ def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "
 
 
 def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = "", bar: bool = True) -> Axes:
-    """Confusion matrix of one model's predictions: each row a true class, in per cent of its clips."""
+    """Draw the confusion matrix of one model: each row is a true class, in per cent of its clips."""
     ax = ax or plt.gca()
     share = 100 * pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
     names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
@@ -414,8 +302,10 @@ def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = ""
 def embedding_map(
     points: np.ndarray, labels, ax: Axes | None = None, title: str = "", legend: str | None = "right"
 ) -> Axes:
-    """Points of a two-dimensional map [n, 2], coloured by a label a point; points without one are
-    grey. `legend`: "right", "below" or None."""
+    """Draw points of a map [n, 2], coloured by one label per point; points without a label are grey.
+
+    `legend`: "right", "below" or None.
+    """
     ax = ax or plt.gca()
     labels = np.asarray(labels)
     colour = {"": "#CCCCCC"} | colours(set(labels) - {""})

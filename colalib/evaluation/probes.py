@@ -36,8 +36,9 @@ NEIGHBOUR_BLOCK = 1000  # rows compared with all others at a time: 1,000 × n di
 
 
 def temperature_scaled_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
-    """Return the cross-entropy of a fitted classifier after temperature scaling, in nats:
-    insensitive to overconfidence.
+    """Return the cross-entropy of a fitted classifier after temperature scaling, in nats.
+
+    It is insensitive to overconfidence.
 
     Features [n, d], labels [n]. The outputs are divided by the temperature of `TEMPERATURES` that
     suits them best (Guo et al. 2017, arXiv 1706.04599). It is finer than accuracy, where one or two
@@ -51,8 +52,7 @@ def temperature_scaled_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> fl
 
 
 def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True) -> np.ndarray:
-    """Fit a multinomial logistic regression on standardised features [n, d]; return predictions for
-    the test side.
+    """Fit a multinomial logistic regression on standardised features [n, d]; return test predictions.
 
     C is the value of `C_GRID` with the least `temperature_scaled_loss` on the validation side. Then
     the model is fitted on train + valid, or without `refit` on train alone. If no class of the
@@ -84,8 +84,7 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True)
 
 
 def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:
-    """Let the k nearest clips of train + valid vote, weighted by distance; return predictions for
-    the test side.
+    """Let the k nearest clips of train + valid vote, weighted by distance; return test predictions.
 
     Distance is the cosine distance of standardised features [n, d].
     """

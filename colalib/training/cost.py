@@ -14,10 +14,12 @@ CORPORA = {"fma_small": (8_000, 30.0), "fma_medium": (25_000, 30.0), "fma_large"
 
 @dataclass(frozen=True)
 class Constants:
-    """Of one architecture on one machine: pairs a second that one device trains on; memory (MB) of
-    the weights with their gradients and AdamW's two averages, and of what one segment keeps for the
-    backward pass; seconds that one core takes to prepare a second of audio (stereo MP3, 44.1
-    kHz)."""
+    """What one architecture takes on one machine.
+
+    `pairs_per_s`: pairs per second that one device trains on. `weights_mb`: memory of the weights with their
+    gradients and AdamW's two averages. `segment_mb`: memory that one segment keeps for the backward pass.
+    `prepare_s`: seconds that one core takes to prepare a second of audio (stereo MP3, 44.1 kHz).
+    """
 
     arch: str
     device: str
@@ -38,12 +40,13 @@ def cost(
     speed: float = 1.0,
     chunk: int = 0,
 ) -> dict[str, float]:
-    """Hours, disk (GB) and memory of a device (GB) of preparing `clips` clips on `cores` cores and
-    pre-training on them for `epochs` passes in batches of `batch` pairs on `devices` devices, each
-    `speed` times as fast as the measured one.
+    """Return what preparing `clips` clips and pre-training on them takes: hours, disk and memory (GB).
 
-    Devices are taken to share the work without loss, and the loader to keep up (`--chunk` costs
-    another forward pass, about a third). A pair is one passing of a clip."""
+    `cores` cores prepare. `devices` devices, each `speed` times as fast as the measured one, train for
+    `epochs` passes in batches of `batch` pairs. Devices are taken to share the work without loss, and the
+    loader to keep up. `chunk` costs another forward pass, about a third of the time. A pair is one pass over
+    a clip.
+    """
     config, batch = MelConfig(), min(batch, clips)
     frames = 1 + seconds * config.sample_rate / config.hop
     share = 2 * batch / devices  # segments of one device

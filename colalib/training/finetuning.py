@@ -35,7 +35,7 @@ from colalib.training.runs import (
     save_encoder,
     write_run_config,
 )
-from colalib.training.trainer import check_settings, fit
+from colalib.training.trainer import check_settings, fit, training_alone
 
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -70,9 +70,7 @@ class AudioClassifier(lightning.LightningModule):
         return loss
 
     def clip_logits(self, x: Tensor, clip_index: Tensor) -> Tensor:
-        """Return the mean logits of each clip [n, classes], from segments [S, T, M] and the clip of
-        each [S].
-        """
+        """Return the mean logits per clip [n, classes], of segments [S, T, M] and their clips [S]."""
         logits = in_batches(self, x)  # [S, classes]
         n = int(clip_index.max()) + 1
         total = logits.new_zeros(n, logits.shape[1]).index_add_(0, clip_index, logits)
@@ -102,8 +100,7 @@ def finetune(
     accelerator: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Train a classifier on a store's labels, from scratch or from the encoder of run `encoder`;
-    return the run folder.
+    """Train a classifier on a store's labels, from scratch or from run `encoder`; return the run folder.
 
     Keeps the weights that are best on the validation side. Looks at the test side once, and writes
     predictions.csv. With `resume` an interrupted run goes on, and a finished one is returned as it
@@ -135,7 +132,7 @@ def finetune(
         "encoder": pretrained.name if pretrained else "scratch",
         "weights": pretrained.weights_hash if pretrained else "",
     }
-    with locked(out):
+    with training_alone(), locked(out):
         if enter_run(out, "finetune", config, data, resume):
             return out
         torch.manual_seed(config.seed)
@@ -173,9 +170,7 @@ def eval_loader(clips: Clips, targets: np.ndarray) -> DataLoader:
 
 @torch.no_grad()
 def predict(module: AudioClassifier, store: MelStore, split: Split, name: str) -> pd.DataFrame:
-    """Return a classifier's predictions on the test side (see `runs.prediction_table`), under the
-    model's `name`.
-    """
+    """Return a classifier's predictions on the test side, under the model's `name`."""
     module.eval()
     clips = Clips([store], [split.test])
     logits = [

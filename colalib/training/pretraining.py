@@ -23,7 +23,7 @@ from colalib.errors import UserError
 from colalib.files import fingerprint, is_main_process, locked
 from colalib.settings import PretrainConfig
 from colalib.training.runs import enter_run, save_encoder, write_run_config
-from colalib.training.trainer import check_settings, fit
+from colalib.training.trainer import check_settings, fit, training_alone
 
 MIN_CLIPS = 8  # fewer give no distractors worth the name
 
@@ -37,8 +37,7 @@ def pretrain(
     progress: bool = True,
     trainer_kwargs: dict | None = None,
 ) -> Path:
-    """Pre-train an encoder by contrast on one or more stores (COLA, arXiv 2010.10915); return the
-    run folder `out`.
+    """Pre-train an encoder by contrast on one or more stores (COLA); return the run folder `out`.
 
     5% of the clips, by whole groups (at most 256), are held out for validation pairs. With `resume`
     an interrupted run goes on, and a finished one is returned as it is. Raises `UserError` for
@@ -59,7 +58,8 @@ def pretrain(
         "n_clips": len(clips),
         "clips": fingerprint(clips.ids),
     }
-    with locked(out) if is_main_process() else nullcontext():
+    alone = training_alone() if processes == 1 else nullcontext()
+    with alone, locked(out) if is_main_process() else nullcontext():
         if enter_run(out, "pretrain", config, data, resume):
             return out
         train, valid = split_validation(clips, config.seed)
@@ -92,9 +92,7 @@ def pretrain(
 
 
 def count_processes(trainer_kwargs: dict) -> int:
-    """Return how many processes train together. Raises `UserError` if the launcher started another
-    number.
-    """
+    """Return how many processes train together. Raises `UserError` if the launcher started another number."""
     nodes = trainer_kwargs.get("num_nodes", 1)
     processes = trainer_kwargs.get("devices", 1) * nodes
     # by torchrun or srun; Lightning's own launcher leaves WORLD_SIZE behind, but no RANK
@@ -111,16 +109,15 @@ def count_processes(trainer_kwargs: dict) -> int:
 
 
 def check_clips(clips: Clips, config: PretrainConfig, processes: int) -> None:
-    """Raise `UserError` for clips that come twice or are too few, and for a batch that processes
-    cannot share.
-    """
+    """Raise `UserError` for clips that come twice or are too few, or a batch that processes cannot share."""
     if processes > 1 and (config.batch_size % processes or config.batch_size < 2 * processes):
         raise UserError(
             f"a batch size of {config.batch_size} cannot be shared by {processes} processes: take a multiple"
         )
     if (repeated := pd.Index(clips.ids).duplicated()).any():
         raise UserError(
-            f"clip {clips.ids[repeated][0]} comes twice: name each store once; folders of one name need different ones"
+            f"clip {clips.ids[repeated][0]} comes twice: name each store once, "
+            "and give folders of one name different names"
         )
     if len(clips) < MIN_CLIPS:
         raise UserError(f"{len(clips)} clips are too few to pre-train on: at least {MIN_CLIPS}")

@@ -5,7 +5,7 @@
     config.json          settings, data (hash of the clip ids), mel, arch, versions, CPU precision
     metrics.csv          one row per logged step
     clips.txt            ids of the clips that the encoder has seen in pre-training
-    last.ckpt            to resume from; best.ckpt: best on validation (plain tensors and values, never unpickled)
+    last.ckpt            to resume from; best.ckpt: best on validation (never unpickled)
     predictions.csv      of a fine-tuning: one row per test clip
     encoder.safetensors  the result; written last, it marks a finished run
 """
@@ -36,6 +36,15 @@ from colalib.settings import FinetuneConfig, PretrainConfig
 DEFAULT = Path(__file__).parents[1] / "default"
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}  # by the kind of a run
 # whose versions a run notes
+RUN_FILES = (
+    "config.json",
+    "metrics.csv",
+    "clips.txt",
+    "last.ckpt",
+    "best.ckpt",
+    "predictions.csv",
+    "encoder.safetensors",
+)
 PACKAGES = ("torch", "lightning", "librosa", "efficientnet_pytorch", "numpy")
 
 
@@ -113,9 +122,7 @@ class Run:
         return read_predictions(self.path / "predictions.csv")
 
     def load_encoder(self) -> Encoder:
-        """Return the encoder of a finished run, in evaluation mode. Raises `UserError` if it is
-        damaged or not finished.
-        """
+        """Return the encoder, in evaluation mode. Raises `UserError` if it is damaged or not finished."""
         encoder = Encoder(self.description["arch"])
         if not self.finished:
             raise UserError(f"{self.path} is not finished: go on with --resume")
@@ -125,12 +132,14 @@ class Run:
         except Exception as error:  # safetensors and torch raise kinds of their own
             reason = str(error).splitlines()[0][:120]
             raise UserError(f"{self.path}: damaged encoder ({reason}): train it again") from None
+        if not is_finite(encoder):
+            raise UserError(
+                f"{self.path}: damaged encoder (weights that are NaN or infinite): train it again"
+            )
         return encoder.eval()
 
     def check_mel(self, store: MelStore) -> None:
-        """Raise `UserError` if `store` was made with other mel settings than the encoder was
-        trained on.
-        """
+        """Raise `UserError` if `store` was made with other mel settings than the encoder was trained on."""
         if self.mel != store.mel:
             raise UserError(
                 f"{store.path} has other mel settings than encoder {self.name}: prepare it with the encoder's"
@@ -144,7 +153,8 @@ class Run:
 
 def open_run(name: str | Path) -> Run:
     """Return the finished run at a path, or for "default" the one that comes with the package.
-    Raises `UserError`.
+
+    Raises `UserError` if there is none.
     """
     run = Run(DEFAULT if str(name) == "default" else name)
     run.description  # noqa: B018  (raises if it is no run)
@@ -165,8 +175,6 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     run = Run(out)
     if not is_main_process():
         return run.finished
-    for leftover in out.glob(".*.part"):  # of a killed process
-        leftover.unlink(missing_ok=True)
     if not run.exists:
         # clips.txt is all that a kill may leave before config.json
         if out.exists() and any(p.name != "clips.txt" for p in out.iterdir()):
@@ -180,19 +188,21 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     for part, wanted in (("config", dataclasses.asdict(config)), ("data", data)):
         for key, value in wanted.items():
             if before[part].get(key) != value:
+                was = before[part].get(key)
                 raise UserError(
-                    f"{out} was made with {key} {before[part].get(key)!r}, not {value!r}: keep its settings to resume, "
-                    "or choose another --out"
+                    f"{out} was made with {key} {was!r}, not {value!r}: "
+                    "keep its settings to resume, or choose another --out"
                 )
+    for name in RUN_FILES:
+        for leftover in out.glob(f".{name}.*.part"):  # of a killed process
+            leftover.unlink(missing_ok=True)
     return run.finished
 
 
 def write_run_config(
     out: Path, kind: str, config, data: dict, encoder: Encoder, mel: MelConfig, seen
 ) -> None:
-    """Write clips.txt (the ids `seen` in pre-training) and config.json: from here on `out` is a
-    run.
-    """
+    """Write clips.txt (the ids `seen` in pre-training) and config.json: from here on `out` is a run."""
     if not is_main_process():
         return
     with atomic(out / "clips.txt", "w") as file:
@@ -214,13 +224,21 @@ def save_encoder(encoder: Encoder, out: Path) -> None:
     """Write encoder.safetensors: from here on the run is finished."""
     if not is_main_process():
         return
+    if not is_finite(encoder):
+        raise UserError(f"{out}: the weights became NaN or infinite: start again with a lower --lr")
     with atomic(out / "encoder.safetensors") as file:
         file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
 
 
+def is_finite(encoder: Encoder) -> bool:
+    """Return whether all weights and running statistics are finite numbers."""
+    return all(torch.isfinite(weight).all() for weight in encoder.state_dict().values())
+
+
 def read_checkpoint(path: Path) -> dict:
-    """Return a checkpoint's tensors and plain values. Anything that would have to be unpickled
-    raises `UserError`.
+    """Return a checkpoint's tensors and plain values.
+
+    Raises `UserError` for anything that would have to be unpickled.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -243,8 +261,7 @@ def prediction_table(
     seed: int,
     labels_per_class: int | None = None,
 ) -> pd.DataFrame:
-    """Return one row per test clip: model, task, seed, fold, clip_id, group, label, predicted,
-    labels_per_class.
+    """Return one row per test clip: model, task, seed, fold, clip_id, group, label, predicted, and budget.
 
     The last column is the label budget as text, "" for all labels.
     """

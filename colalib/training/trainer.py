@@ -1,5 +1,4 @@
-"""The training loop: Lightning's Trainer on batches by step number, for given steps or minutes,
-resumable.
+"""The training loop: Lightning's Trainer on batches by step number, for given steps or minutes, resumable.
 
 `pretraining` and `finetuning` give the module and the batches. What is left on disk lies in a run
 folder (`runs`).
@@ -12,10 +11,12 @@ import io
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,12 +41,41 @@ from colalib.training.runs import read_checkpoint
 LOG_STEPS = 5  # metrics.csv gets a row every so many steps
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
 CHECKPOINT_SECONDS = 10  # or seconds, if these pass first
+DIVERGED = "the loss became NaN or infinite by step {}: start again with a lower --lr"
 LOADER_PROCESSES = 4  # that draw batches while a GPU works
 
 
+RANK_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "NODE_RANK",
+    "GROUP_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "SLURM_",
+    "JSM_",
+)
+
+
+@contextmanager
+def training_alone():
+    """Hide the variables of torchrun, Slurm and the like: a training on one device has no other ranks.
+
+    Otherwise Lightning would look for the other processes of a job in which only this one trains.
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(RANK_VARIABLES)}
+    rank = rank_zero_only.rank  # Lightning has read it at import
+    rank_zero_only.rank = 0
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+        rank_zero_only.rank = rank
+
+
 class Schedule(Callback):
-    """Sets the learning rate, seeds dropout by (seed, step), and stops after the given steps or
-    minutes.
+    """Sets the learning rate, seeds dropout by (seed, step), and stops after the given steps or minutes.
 
     `done` is the share of the training that is over, 0 to 1. With several processes the main
     process reads the clock for all.
@@ -82,9 +112,7 @@ class Schedule(Callback):
         torch.manual_seed(int(stream("dropout", self.config.seed, step).integers(2**62)))
 
     def factor(self, step: int) -> float:
-        """Return the learning rate as a share of its peak: a linear warm-up, then a cosine down to
-        0.
-        """
+        """Return the learning rate as a share of its peak: a linear warm-up, then a cosine down to 0."""
         warmup, done = self.config.warmup, min(self.done, 1.0)
         if self.steps and step < warmup * self.steps:
             return (step + 1) / (warmup * self.steps + 1)  # the first step moves too
@@ -120,11 +148,11 @@ class LastCheckpoint(Callback):
         step = trainer.global_step
         late = self.terminated or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         late, terminated = trainer.strategy.broadcast((late, self.terminated))
-        # 2 steps beside those that are logged and validated (multiples of 5), so that a resumed run
-        # cuts none of them in two
+        # not at the steps that are logged and validated (multiples of 5), or a resumed run would cut them in two
         save = step % CHECKPOINT_STEPS == 2 or (late and step % LOG_STEPS == 2)
+        save = save or (terminated and step % LOG_STEPS != 0)
         if (save or self.schedule.done >= 1) and not torch.isfinite(outputs["loss"]):
-            raise UserError(f"the loss became NaN or infinite by step {step}: start again with a lower --lr")
+            raise UserError(DIVERGED.format(step))
         if save:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
@@ -225,9 +253,7 @@ def total_steps(config, steps_per_epoch: int) -> int | None:
 
 
 def check_settings(config, accelerator: str) -> None:
-    """Raise `UserError` for a setting out of its limits, a length that is not given once, or a
-    missing `accelerator`.
-    """
+    """Raise `UserError` for a setting out of its limits, an unclear length, or a missing `accelerator`."""
     check_limits(config)
     total_steps(config, steps_per_epoch=1)
     choose_device(accelerator)
@@ -243,8 +269,7 @@ def fit(
     trainer_kwargs: dict,
     progress: bool,
 ) -> lightning.Trainer:
-    """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is
-    there.
+    """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is there.
 
     Validates on `valid` once per epoch, but at least every 200 steps and at most every 50, and at
     the end. best.ckpt holds the weights with the best value of `module.monitor` (metric, "min" or
@@ -299,11 +324,11 @@ def fit(
 
 
 def read_position(last: Path) -> tuple[int, float]:
-    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of
-    ours.
-    """
+    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of ours."""
     checkpoint = read_checkpoint(last)
     try:
+        if not all(torch.isfinite(w).all() for w in checkpoint["state_dict"].values()):
+            raise UserError(f"{last}: its weights are NaN or infinite: start a new run with a lower --lr")
         return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
     except (KeyError, TypeError):
         raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
@@ -325,7 +350,10 @@ def best_checkpoint(out: Path, monitor: tuple[str, str]) -> ModelCheckpoint:
 def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: ModelCheckpoint) -> None:
     """Validate at the end of a training, and keep the weights as best.ckpt if they are the best."""
     metric, mode = module.monitor
-    score = trainer.validate(module, valid, verbose=False)[0][metric]
+    values = trainer.validate(module, valid, verbose=False)[0]
+    if not math.isfinite(values["valid/loss"]):
+        raise UserError(DIVERGED.format(trainer.global_step))
+    score = values[metric]
     sign = 1 if mode == "max" else -1
     better = best.best_model_score is None or sign * score >= sign * float(best.best_model_score)
     if trainer.strategy.broadcast(better):
@@ -333,9 +361,7 @@ def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: Mo
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's banner and its advice that does not apply: batches are crops of a memory
-    map.
-    """
+    """Silence Lightning's banner and its advice that does not apply: batches are crops of a memory map."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",

@@ -7,7 +7,7 @@ from colalib.course import bench
 
 def test_throughput_is_a_ratio_to_the_reference():
     rows = bench.training_throughput(("b0-small",), batch=2, seconds=0.1)
-    assert rows[0]["recipe"] == "reference" and rows[0]["ratio"] == 1
+    assert rows[0]["precision"] == "reference" and rows[0]["ratio"] == 1
     for row in rows:
         assert row["ratio"] == pytest.approx(row["segments_per_s"] / rows[0]["segments_per_s"])
         # of a segment; b0's 0.39 GMAC at 224x224, by size and width
