@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
+from IPython.display import SVG, display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +68,7 @@ corpus, store = course.corpus(), course.store()
 # small predictor. COLA keeps the distractors, and with them one network and one loss. This is what we build:
 
 # %%
-_ = plots.architecture()
+SVG(filename=course.home() / "notebooks" / "pictures" / "cola.svg")
 
 # %% [markdown]
 # ## 2 The encoder
