@@ -35,7 +35,7 @@ def test_defaults_are_within_their_limits(kind):
     [
         (PretrainConfig(dropout=2), "dropout must be from 0 to 0.9, not 2"),
         (PretrainConfig(batch_size=1), "batch size must be at least 2, not 1"),
-        (PretrainConfig(objective="x"), "no objective 'x': there are bilinear, cosine, triplet"),
+        (PretrainConfig(objective="x"), "unknown objective 'x': choose one of bilinear, cosine, triplet"),
         (FinetuneConfig(labels_per_class=0), "labels per class must be at least 1, not 0"),
         (FinetuneConfig(lr=math.nan), "lr must be a number, not nan"),
         (FinetuneConfig(warmup=math.inf), "warmup must be a number, not inf"),
