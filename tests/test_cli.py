@@ -10,6 +10,7 @@ from helpers import call, messages
 from colalib.cli import build_parser
 from colalib.evaluation import comparison
 from colalib.settings import FinetuneConfig, PretrainConfig
+from colalib.training.runs import open_run
 
 
 def test_from_folder_to_results(folder, tmp_path, capsys):
@@ -61,7 +62,9 @@ def test_the_ablation_from_the_shell(mel_store, tmp_path, capsys):
     assert json.loads(out.read_text())["model_name"] == names
     assert "reading" in text
     assert out.with_suffix(".png").exists()
-    assert (tmp_path / "ablation" / "bilinear-16-pairs-0" / "encoder.safetensors").exists()
+    run = open_run(tmp_path / "ablation" / "bilinear-16-pairs-0")
+    assert run.config.batch_size == 16
+    assert run.config.epochs == 0.2
 
 
 def test_some_bad_clips_are_counted(tmp_path, capsys, folder):

@@ -8,7 +8,7 @@ import pytest
 
 from colalib import evaluation, training
 from colalib.errors import UserError
-from colalib.evaluation import comparison, intervals
+from colalib.evaluation import intervals
 from colalib.settings import FinetuneConfig
 from colalib.training.runs import Run
 
@@ -31,6 +31,7 @@ def test_probe_of_the_simplest_features_and_of_a_random_encoder(mel_store):
     assert results["task"].endswith("/parity")
 
 
+@pytest.mark.slow
 def test_compare_puts_everything_in_one_table(mel_store, pretrained, tmp_path):
     results, predictions = evaluation.compare(
         mel_store, pretrained, tmp_path, seeds=2, labels_per_class=(2, None), finetune=SHORT, progress=False
@@ -65,16 +66,6 @@ def test_new_folds_and_supervised_runs_do_not_go_together(mel_store, pretrained,
     with pytest.raises(UserError, match="leave out --folds, or add --frozen"):
         evaluation.compare(mel_store, pretrained, tmp_path / "out", folds=3, finetune=SHORT, progress=False)
     assert not (tmp_path / "out").exists()
-
-
-def test_ablation_has_a_row_per_setting(mel_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "ABLATION", {"bilinear": {}, "bilinear, 4 pairs": {"batch_size": 4}})
-    results, _ = evaluation.ablation(mel_store, tmp_path, 0.2, SHORT, seeds=1, progress=False)
-    names = ["mel-stats", "random", "bilinear", "bilinear, 4 pairs", "scratch", "fine-tuned"]
-    assert results["model_name"] == names
-    config = Run(tmp_path / "bilinear-4-pairs-0").config
-    assert config.batch_size == 4
-    assert config.epochs == 0.2
 
 
 def test_saved_classifiers_side_by_side(mel_store, pretrained, tmp_path):

@@ -189,6 +189,7 @@ def wait(condition, seconds=90):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_training_stops_resumes_and_finishes(mel_store, tmp_path):
     out = tmp_path / "panel" / "run-1"
     run = Run(out)
@@ -223,6 +224,7 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path):
     assert panel.run_table(out.parent, "pretrain").iloc[0]["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_classifier_from_scratch_stops_and_resumes_by_the_buttons(mel_store, tmp_path):
     folder = tmp_path / "panel"
     shown = panel.training_panel([mel_store.path], folder, FinetuneConfig, starts={"scratch": None})
@@ -244,6 +246,7 @@ def test_a_classifier_from_scratch_stops_and_resumes_by_the_buttons(mel_store, t
     assert shown.settings["seed"].value == 0
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why(tmp_path):
     job = Job.start(tmp_path / "run-1", ["pretrain", str(tmp_path / "nowhere")])
     wait(lambda: not job.process())
@@ -251,6 +254,7 @@ def test_a_training_that_fails_says_why(tmp_path):
     assert "Traceback" not in job.error()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_says_so(mel_store, tmp_path):
     job = Job.start(tmp_path / "run-1", ["pretrain", str(mel_store.path), "--minutes", "5"])
     wait(lambda: len(job.run.metrics()) > 2)
@@ -265,6 +269,7 @@ def test_a_folder_that_is_no_run_is_passed_over(mel_store, tmp_path):
     assert panel.run_table(tmp_path, "pretrain").empty
 
 
+@pytest.mark.slow
 def test_the_picked_encoder_is_the_course_s(mel_store, tmp_path, capsys):
     folder = tmp_path / "runs"
     run = training.pretrain([mel_store], folder / "mine", PretrainConfig(steps=2), progress=False)
@@ -345,6 +350,7 @@ def space(mel_store):
     return widgets.Space(x, Plane(2).fit(StandardScaler().fit_transform(x)), encoder)
 
 
+@pytest.mark.slow
 def test_a_recording_lands_where_it_belongs(corpus, mel_store, space):
     paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
     i = 17
@@ -354,6 +360,7 @@ def test_a_recording_lands_where_it_belongs(corpus, mel_store, space):
     assert np.allclose(xy, space.reducer.embedding_[i], atol=0.05 * np.ptp(space.reducer.embedding_))
 
 
+@pytest.mark.slow
 def test_the_page_has_all_that_a_press_needs(corpus, mel_store, space, tmp_path):
     shown = widgets.embedding_map(corpus, mel_store, {"a": space, "b": space}, ["label", "parity"])
     page, n = shown.page, len(mel_store)
@@ -432,6 +439,7 @@ def test_the_calculator_follows_what_is_chosen():
 # ---------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 def test_where_widgets_cannot_run_a_picture_stands(corpus, mel_store, predictions, space, folder, tmp_path):
     plt.close("all")
     every = [
