@@ -87,7 +87,9 @@ def _with_libsndfile(file: BinaryIO) -> Iterator:
                 block = sound.read(size, dtype="float32", always_2d=True)  # [samples, channels]
             except soundfile.LibsndfileError as error:
                 if error.code == SYSTEM_ERROR:
-                    raise OSError(None, f"the file cannot be read ({error.error_string})", file.name) from None
+                    raise OSError(
+                        None, f"the file cannot be read ({error.error_string})", file.name
+                    ) from None
                 raise Unusable(f"unreadable: {error.error_string.strip().rstrip('.')}") from None
             samples += len(block)
             check_length(samples / rate)
