@@ -1,9 +1,10 @@
 """Decoding: from an audio file to blocks of samples, whatever its header says.
 
-libsndfile decodes what it decodes right: it is fast, and installed everywhere. FFmpeg (by PyAV) decodes the rest: files that
-libsndfile cannot read (m4a, webm, wma, …) and files that it would cut short without a word, such as an MP3 without
-a table of contents or an Ogg file that holds several recordings. `inspect` tells the two apart by a look at the
-container. Blocks go to `audio`, which mixes and resamples them.
+libsndfile decodes what it decodes right: it is fast, and installed everywhere. FFmpeg (by PyAV)
+decodes the rest: files that libsndfile cannot read (m4a, webm, wma, …) and files that it would cut
+short without a word, such as an MP3 without a table of contents or an Ogg file that holds several
+recordings. `inspect` tells the two apart by a look at the container. Blocks go to `audio`, which
+mixes and resamples them.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class Unusable(Exception):
 def decode(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     """Return a file's sample rate in Hz and its samples in blocks, float32 [samples, channels] in [-1, 1].
 
-    Raises `Unusable`, now or while blocks are read, if the file is missing, not audio, or cut short. Raises `OSError` for
-    errors of the machine: no permission, too many open files, a broken disk.
+    Raises `Unusable`, now or while blocks are read, if the file is missing, not audio, or cut
+    short. Raises `OSError` for errors of the machine: no permission, too many open files, a broken
+    disk.
     """
     blocks = _decode(path)
     return next(blocks), blocks
@@ -67,7 +69,7 @@ def _decode(path: Path) -> Iterator:
             raise Unusable(f"unreadable: {str(error).splitlines()[0][:200].rstrip('.')}") from None
 
 
-# ------------------------------------------------------------------------------------------------ decoders
+# ----------------------------------------------------------------------------------------- decoders
 
 
 def _with_libsndfile(file: BinaryIO) -> Iterator:
@@ -160,7 +162,9 @@ def _samples_of(frame) -> np.ndarray:
 
 
 def check_rate(rate: int) -> int:
-    """Return a sample rate that can be true, else raise `Unusable`: with a wrong one, a second becomes hours."""
+    """Return a sample rate that can be true, else raise `Unusable`: with a wrong one, a second
+    becomes hours.
+    """
     if not 1000 <= rate <= 1_000_000:
         raise Unusable(f"sample rate of {rate} Hz")
     return rate
@@ -178,7 +182,7 @@ def check_whole(seconds: float, promised: float) -> None:
         raise Unusable(f"truncated: {seconds:.1f} of {promised:.1f} s could be decoded")
 
 
-# ------------------------------------------------------------------------------------------------ containers
+# --------------------------------------------------------------------------------------- containers
 
 
 def inspect(file: BinaryIO) -> str:
@@ -225,14 +229,17 @@ def _inspect_chunks(data: mmap.mmap, order: str, wanted: bytes) -> str:
 
 def _inspect_flac(data: mmap.mmap) -> str:
     """FLAC: a length of 0 means unknown (written to a pipe); a second header means a second recording."""
-    # STREAMINFO, 4 bytes behind the magic: the low 36 bits of its bytes 10 to 18 are the number of samples
+    # STREAMINFO, 4 bytes behind the magic: the low 36 bits of its bytes 10 to 18 are the number of
+    # samples
     total = int.from_bytes(data[18:26], "big") & (1 << 36) - 1
     second = data.find(b"fLaC\x00\x00\x00\x22", 4)
     return "ffmpeg" if total == 0 or second > 0 else "libsndfile"
 
 
 def _inspect_ogg(data: mmap.mmap) -> str:
-    """Ogg: a stream that begins behind the first page of sound is another recording; the last page tells the end."""
+    """Ogg: a stream that begins behind the first page of sound is another recording; the last page
+    tells the end.
+    """
     position = flags = 0
     sounded = several = False
     while position + 27 <= len(data) and data[position : position + 4] == b"OggS":
