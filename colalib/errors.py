@@ -1,9 +1,9 @@
-"""What the user got wrong, told in one line.
+"""The error for input that a person can correct.
 
-Every part of colalib raises `UserError` where a person's input is at fault; the command line prints
-its text without a traceback.
+Every part of colalib raises `UserError` where the input is at fault. The command line prints its
+message in one line, without a traceback.
 """
 
 
 class UserError(ValueError):
-    """Input that cannot be used: the message says what is wrong and what to do."""
+    """Input that cannot be used. The message says what is wrong, where, and what to do."""

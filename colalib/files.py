@@ -1,7 +1,7 @@
-"""Files: where things lie, and how they are written whole or not at all.
+"""Files: in which folders they lie, and how they are written whole or not at all.
 
-Everything that is kept is written beside its place and then moved there. Of several processes only
-the main one writes.
+A file is written under another name beside its place and then moved there. Of several processes of
+one training only the main one writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +19,17 @@ from colalib.errors import UserError
 
 
 def checkout() -> Path | None:
-    """Return the checkout of the course, if colalib is installed from one (as `make` does)."""
+    """Return the checkout of the course; None if colalib is not installed from one (as `make`
+    does).
+    """
     folder = Path(__file__).parents[1]
     return folder if (folder / "notebooks").is_dir() else None
 
 
 def data_folder(data: str | Path | None = None) -> Path:
-    """Return where corpora lie: `data`, else the variable COLA_DATA, else `data/` of the checkout,
-    else `./data`.
+    """Return the folder of the corpora.
+
+    This is `data`, else the variable COLA_DATA, else `data/` of the checkout, else `./data`.
     """
     if data or os.environ.get("COLA_DATA"):
         return Path(data or os.environ["COLA_DATA"])
@@ -33,10 +37,10 @@ def data_folder(data: str | Path | None = None) -> Path:
 
 
 def runs_folder() -> Path:
-    """Return where runs, executed notebooks and results go: the variable COLA_RUNS, else `runs/` of
-    the checkout.
+    """Return the folder for runs, executed notebooks and results.
 
-    Each profile of the course (variable COLA_PROFILE) but `quick` has a folder of its own there.
+    This is the variable COLA_RUNS, else `runs/` of the checkout. Each profile of the course
+    (variable COLA_PROFILE) except `quick` has its own folder in it.
     """
     base = Path(os.environ.get("COLA_RUNS") or (checkout() or Path.cwd()) / "runs")
     profile = os.environ.get("COLA_PROFILE", "quick")
@@ -45,16 +49,18 @@ def runs_folder() -> Path:
 
 @contextmanager
 def atomic(path: Path, mode: str = "wb"):
-    """Open a file to write; it appears at `path` whole when the block ends, and not at all when the
-    block fails.
+    """Open a file to write. It appears at `path` when the block ends, and not at all if the block
+    fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # text: the same bytes on every system
+    encoding = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(part, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+        with open(part, mode, **encoding) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # on the disk before it is renamed
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -62,9 +68,7 @@ def atomic(path: Path, mode: str = "wb"):
 
 @contextmanager
 def locked(folder: Path):
-    """Hold `folder` (which need not exist yet) against other processes that would fill it; they
-    wait for their turn.
-    """
+    """Lock `folder`, which need not exist yet: other processes that want it wait."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -72,9 +76,9 @@ def locked(folder: Path):
 
 
 def is_main_process() -> bool:
-    """True in the main process (rank 0) of a training. Only it writes files and prints.
+    """Return whether this is the main process (rank 0) of a training. Only it writes and prints.
 
-    torchrun, Slurm and Lightning tell a process its rank by environment variables.
+    torchrun, Slurm and Lightning set the rank in environment variables.
     """
     ranks = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
@@ -88,8 +92,9 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path, what: str) -> dict:
-    """Read a JSON object; `what` names the folder's kind in the error, e.g. "a store (made by
-    prepare)".
+    """Return a JSON object from a file. Raises `UserError`.
+
+    `what` is what its folder should be, for the message: "a store (made by prepare)".
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -99,9 +104,9 @@ def read_json(path: Path, what: str) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent} is not {what}: it has no {path.name}") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}): make it again") from None
+        raise UserError(f"{path}: damaged ({error}): create it again") from None
 
 
-def fingerprint(lines) -> str:
-    """Short SHA-256 of a sequence of texts."""
+def fingerprint(lines: Iterable[str]) -> str:
+    """Return a short SHA-256 of lines of text, 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -66,6 +66,37 @@ def executed(tmp_path_factory):
     return ended, root / "runs" / "test"
 
 
+@pytest.fixture
+def broken_files(tmp_path) -> tuple[Path, dict[str, str]]:
+    """A folder with a file of every kind that cannot be used, and what the reason of each says."""
+    root = tmp_path / "broken"
+    root.mkdir()
+    good = tone(300, 2, 1)
+    (root / "empty.wav").write_bytes(b"")
+    (root / "text.mp3").write_text("this is not music")
+    soundfile.write(root / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(root / "faint.wav", 5e-5 * good, RATE, subtype="FLOAT")
+    soundfile.write(root / "short.wav", good[:160], RATE)
+    with_nan = good.copy()
+    with_nan[7000] = np.nan
+    soundfile.write(root / "nan.wav", with_nan, RATE, subtype="FLOAT")
+    soundfile.write(root / "cut.flac", np.tile(good, 20), RATE)
+    whole = (root / "cut.flac").read_bytes()
+    (root / "cut.flac").write_bytes(whole[: len(whole) // 4])
+    (root / "directory.wav").mkdir()
+    return root, {
+        "empty.wav": "empty file",
+        "text.mp3": "unreadable",
+        "silent.wav": "silent: peak digital zero",
+        "faint.wav": "silent: peak -9",
+        "short.wav": "too short: 10 ms",
+        "nan.wav": "not finite",
+        "cut.flac": "unreadable",
+        "gone.wav": "file not found",
+        "directory.wav": "unreadable",
+    }
+
+
 FMA_TRACKS = [  # id, subset, split, artist, genre
     (2, "small", "training", 1, "Hip-Hop"),
     (5, "small", "validation", 2, "Rock"),

@@ -394,7 +394,7 @@ def test_a_full_disk_while_fetching(tmp_path, monkeypatch):
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "data"))
 
-    monkeypatch.setattr(download.Resuming, "piece", no_room)
+    monkeypatch.setattr(download.ResumingDownloader, "receive", no_room)
     archive = download.Archive("http://127.0.0.1:9/made.zip", "sha256:" + "0" * 64, "made", 10, 10)
     monkeypatch.setitem(download.ARCHIVES, "fsdd", archive)
     with pytest.raises(SystemExit) as ended:

@@ -239,15 +239,14 @@ def sparse_store(folder: Path, clips: int = 106_574, frames: int = 3_000) -> Pat
 
     It takes no room on disk: its shards are holes in sparse files (zeros).
     """
-    config, size = MelConfig(), max(16, -(-clips // 1000))
+    config, size = MelConfig(), store.shard_size(clips)
     place = folder / "large"
     place.mkdir()
     number = np.arange(clips)
     for shard in range(-(-clips // size)):
         n = min(size, clips - shard * size) * frames
-        with open(place / f"frames-{shard:05d}.npy", "wb") as file:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (n, config.n_mels)}
-            np.lib.format.write_array_header_1_0(file, header)
+        with open(store.shard_path(place, shard), "wb") as file:
+            store.write_shard_header(file, n, config.n_mels)
             file.truncate(file.tell() + 2 * n * config.n_mels)
     table = {"shard": number // size, "start": number % size * frames, "frames": frames, "clip_id": number}
     table |= {

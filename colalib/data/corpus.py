@@ -1,4 +1,4 @@
-"""The table of clips that every corpus is, and its rules."""
+"""Corpus: the table of clips that `corpora` reads and `store` prepares, and the rules it keeps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from colalib.errors import UserError
 
 AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
 COLUMNS = ("clip_id", "path", "label", "group", "split")
-# the same clips under the same ids
+# corpora that hold the same clips under the same ids
 SUPERSET_OF = {"esc10": "esc50", "fma_small": "fma_large", "fma_medium": "fma_large"}
-# control characters, bytes that are no text
+# control characters, line breaks, and bytes that are not text
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass
 class Corpus:
-    """Clips of one corpus.
+    """The clips of one corpus.
 
-    `clips`: one row a clip, all text: clip_id, path (relative to `root`), label ("" where missing),
-    group, split, and further label columns. `excluded`: path and reason of clips known beforehand
-    to be unusable.
+    `clips`: one row per clip, all columns text: clip_id, path (relative to `root`), label (""
+    where missing), group, split, and further label columns. `excluded`: path and reason of clips
+    that are known beforehand to be unusable.
     """
 
     name: str
@@ -40,48 +40,56 @@ class Corpus:
 
 
 def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Fill in the columns that may be missing and hold the table to the rules; returns it with the
-    five columns first. Raises `UserError` with what breaks a rule."""
-    if clips.columns.duplicated().any():
-        raise UserError(
-            f"{where}: column {clips.columns[clips.columns.duplicated()][0]!r} stands twice: remove one"
-        )
-    if "path" not in clips:
-        raise UserError(
-            f"{where}: no column 'path' (found: {', '.join(clips.columns)}): add one with each clip's file"
-        )
-    if taken := RESERVED_COLUMNS & set(clips.columns):
-        raise UserError(
-            f"{where}: column {min(taken)!r} is a name that stores need themselves: call it something else"
-        )
+    """Return the table of clips with missing columns filled in and the five `COLUMNS` first.
+
+    Raises `UserError` if the table breaks a rule; `where` begins the message.
+    """
+    _check_columns(clips.columns, where)
     clips = clips.astype(str).reset_index(drop=True)
+
+    # text: a path or an id must be exact, elsewhere a space will do
     for column in clips:
         odd = clips[column].str.contains(UNPRINTABLE)
         if odd.any() and column in ("path", "clip_id"):
             value = clips[column][odd].iloc[0]
             raise UserError(
-                f"{where}: {column} {value!r} has a line break or bytes that are no text: take them out"
+                f"{where}: {column} {value!r} has a line break or bytes that are not text: remove them"
             )
         clips[column] = clips[column].str.replace(UNPRINTABLE, " ", regex=True)
+
+    # paths stay inside the corpus folder
     for path in clips["path"]:
         if not path or path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
             raise UserError(f"{where}: path {path!r} leaves the corpus folder: paths are relative to it")
-    for column, default in (("clip_id", clips["path"]), ("label", "")):
+
+    # columns that may be missing
+    for column, default in (("clip_id", clips["path"]), ("label", ""), ("group", "")):
         if column not in clips:
             clips[column] = default
+    clips["group"] = clips["group"].where(clips["group"] != "", clips["clip_id"])
+    if "split" not in clips or (clips["split"] == "").all():
+        clips["split"] = split_by_group(clips["label"], clips["group"])
+
+    # ids are unique, and a group is in one split
     if (twice := clips["clip_id"].duplicated()).any():
         raise UserError(
             f"{where}: clip_id {clips['clip_id'][twice].iloc[0]!r} stands twice: every clip needs its own"
         )
-    if "group" not in clips:
-        clips["group"] = clips["clip_id"]
-    clips["group"] = clips["group"].where(clips["group"] != "", clips["clip_id"])
-    if "split" not in clips or (clips["split"] == "").all():
-        clips["split"] = split_by_group(clips["label"], clips["group"])
     split_form(clips["split"], where)
-    sides = clips.groupby("group")["split"].nunique()
-    if (sides > 1).any():
-        raise UserError(
-            f"{where}: group {sides[sides > 1].index[0]!r} is in more than one split: a group has one side"
-        )
+    splits = clips.groupby("group")["split"].nunique()
+    if (splits > 1).any():
+        group = splits[splits > 1].index[0]
+        raise UserError(f"{where}: group {group!r} is in more than one split: put all its clips in one")
     return clips[[*COLUMNS, *(c for c in clips.columns if c not in COLUMNS)]]
+
+
+def _check_columns(columns: pd.Index, where: str) -> None:
+    """Raise `UserError` for column names that no table of clips may have."""
+    if columns.duplicated().any():
+        raise UserError(f"{where}: column {columns[columns.duplicated()][0]!r} stands twice: remove one")
+    if "path" not in columns:
+        raise UserError(
+            f"{where}: no column 'path' (found: {', '.join(columns)}): add one with the file of each clip"
+        )
+    if reserved := RESERVED_COLUMNS & set(columns):
+        raise UserError(f"{where}: column {min(reserved)!r} has a name that stores use themselves: rename it")

@@ -1,6 +1,4 @@
-"""Public corpora, as miniatures of their archives from a server on this machine that misbehaves as
-servers do.
-"""
+"""Public corpora, as miniatures of their archives, from a local server that can misbehave."""
 
 import hashlib
 import http.server
@@ -21,20 +19,21 @@ from colalib.errors import UserError
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves the bytes in `files`, with ranges. `cuts`: bytes after which the next connections
-    break.
-    """
+    """Server of the bytes in `files`, by path."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.cuts, self.ranges, self.asked = {}, [], True, []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {}
+        self.cuts = []  # bytes after which the next connections break
+        self.ranges = True  # whether it knows the header Range
+        self.requested = []  # the header Range of every request
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class Answer(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         content = self.server.files.get(self.path)
-        self.server.asked.append(self.headers.get("Range"))
+        self.server.requested.append(self.headers.get("Range"))
         if content is None:
             self.send_error(404)
             return
@@ -69,14 +68,15 @@ def no_waiting(monkeypatch):
 
 
 def wav(seconds=0.2, seed=0):
+    """Return the bytes of a file of noise."""
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))
     out = io.BytesIO()
-    soundfile.write(
-        out, 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds)), 16_000, format="WAV"
-    )
+    soundfile.write(out, noise, 16_000, format="WAV")
     return out.getvalue()
 
 
-def as_zip(files):
+def zip_of(files):
+    """Return the bytes of a .zip file of {name: content}."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -84,7 +84,8 @@ def as_zip(files):
     return out.getvalue()
 
 
-def as_tar(files):
+def tar_of(files):
+    """Return the bytes of a .tar.gz file of {name: content}."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, content in files.items():
@@ -100,13 +101,13 @@ def esc50():
     ]
     table = "\n".join(["filename,fold,target,category,esc10,src_file,take", *rows])
     sounds = {f"ESC-50-master/audio/{row.split(',')[0]}": wav(1.0, i) for i, row in enumerate(rows)}
-    return as_zip({"ESC-50-master/meta/esc50.csv": table, "ESC-50-master/README.md": "x", **sounds})
+    return zip_of({"ESC-50-master/meta/esc50.csv": table, "ESC-50-master/README.md": "x", **sounds})
 
 
 def fsdd():
     names = [f"{d}_{s}_{i}.wav" for d in range(3) for s in ("ann", "bob", "eve") for i in range(2)]
     top = "free-spoken-digit-dataset-1.0.9"
-    return as_tar({f"{top}/recordings/{n}": wav(1.0) for n in names} | {f"{top}/recordings/odd.wav": wav()})
+    return tar_of({f"{top}/recordings/{n}": wav(1.0) for n in names} | {f"{top}/recordings/odd.wav": wav()})
 
 
 def speech_commands():
@@ -118,7 +119,7 @@ def speech_commands():
         for name, s in (("validation_list.txt", "c3"), ("testing_list.txt", "d4"))
     }
     noise = {"./_background_noise_/tap.wav": wav()}
-    return as_tar({f"./{n}": wav(1.0) for n in names} | lists | noise)
+    return tar_of({f"./{n}": wav(1.0) for n in names} | lists | noise)
 
 
 def nsynth(part):
@@ -135,24 +136,26 @@ def nsynth(part):
         }
         for n in names
     }
-    return as_tar(
+    return tar_of(
         {f"nsynth-{part}/examples.json": json.dumps(table).encode()}
         | {f"nsynth-{part}/audio/{n}.wav": wav(1.0) for n in table}
     )
 
 
 def serve(server, monkeypatch, name, content):
-    """The archive `name` as the server gives it, with the checksum that it then has."""
-    known = download.ARCHIVES[name]
+    """Let `server` serve `content` as the archive `name`; return the archive."""
     server.files[f"/{name}.packed"] = content
     checksum = "sha256:" + hashlib.sha256(content).hexdigest()
     address = f"http://127.0.0.1:{server.server_port}/{name}.packed"
-    made = replace(known, url=address, checksum=checksum, packed=len(content), unpacked=10_000_000)
-    monkeypatch.setitem(download.ARCHIVES, name, made)
-    return made
+    archive = replace(
+        download.ARCHIVES[name], url=address, checksum=checksum, packed=len(content), unpacked=10_000_000
+    )
+    monkeypatch.setitem(download.ARCHIVES, name, archive)
+    return archive
 
 
-MADE = {
+# corpus → its archives, and the numbers of clips and excluded files and the splits that it has
+MINIATURES = {
     "esc50": ({"esc50": esc50}, 20, 0, {"1", "2", "3", "4", "5"}),
     "esc10": ({"esc50": esc50}, 10, 0, {"1", "2", "3", "4", "5"}),
     "fsdd": ({"fsdd": fsdd}, 18, 1, {"ann", "bob", "eve"}),
@@ -166,96 +169,99 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_fetched_prepared_and_there_offline(server, monkeypatch, tmp_path, name):
-    archives, clips, excluded, splits = MADE[name]
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_corpus_is_fetched_once_and_prepared(server, monkeypatch, tmp_path, name):
+    archives, clips, excluded, splits = MINIATURES[name]
     for archive, content in archives.items():
         serve(server, monkeypatch, archive, content())
     licence = download.ARCHIVES[corpora.ARCHIVES_OF[name][0]].licence
     with pytest.raises(UserError, match="under another licence"):
         corpora.fetch(name, "MIT", tmp_path)
-    assert not server.asked
+    assert not server.requested
     with pytest.raises(UserError, match="fetch"):
         corpora.load(name, data=tmp_path)
     corpora.fetch(name, licence, tmp_path, progress=False)
-    asked = len(server.asked)
+    requests = len(server.requested)
     corpus = corpora.load(name, data=tmp_path)
-    assert (len(corpus.clips), len(corpus.excluded), set(corpus.clips["split"])) == (clips, excluded, splits)
-    made = store.build(corpus, tmp_path / "made.store", progress=False)
-    assert len(made) == clips and len(made.quarantine) == excluded
+    assert len(corpus.clips) == clips
+    assert len(corpus.excluded) == excluded
+    assert set(corpus.clips["split"]) == splits
+    built = store.build(corpus, tmp_path / "s", progress=False)
+    assert len(built) == clips
+    assert len(built.quarantine) == excluded
     corpora.fetch(name, licence, tmp_path, progress=False)
-    assert len(server.asked) == asked, "what is there is not asked for again"
+    assert len(server.requested) == requests, "a corpus that is there is not requested again"
     assert not list(tmp_path.glob(".*.fetching"))
 
 
-def test_fma_from_its_archives(server, monkeypatch, fma, tmp_path):
+def test_fma_is_fetched_as_two_archives(server, monkeypatch, fma, tmp_path):
     for name in corpora.ARCHIVES_OF["fma_small"]:
         files = {
             p.relative_to(fma).as_posix(): p.read_bytes()
             for p in sorted((fma / name).rglob("*"))
             if p.is_file()
         }
-        serve(server, monkeypatch, name, as_zip(files))
+        serve(server, monkeypatch, name, zip_of(files))
     corpora.fetch("fma_small", "by track", tmp_path / "fetched", progress=False)
-    fetched, there = (corpora.load("fma_small", data=data) for data in (tmp_path / "fetched", fma))
-    assert fetched.clips.equals(there.clips) and len(fetched.clips) == 3
+    fetched = corpora.load("fma_small", data=tmp_path / "fetched")
+    assert len(fetched.clips) == 3
+    assert fetched.clips.equals(corpora.load("fma_small", data=fma).clips)
     assert all((fetched.root / path).is_file() for path in fetched.clips["path"])
 
 
-def test_a_connection_that_breaks_goes_on(server, monkeypatch, tmp_path):
-    made = serve(server, monkeypatch, "fsdd", content := fsdd())
+def test_a_download_goes_on_after_broken_connections(server, monkeypatch, tmp_path):
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+    assert len(content) > 4 * download.CHUNK
     server.cuts = [100_000, 0, 150_000, 5, 0]
-    assert (download.fetch(made, tmp_path, progress=False) / "recordings" / "0_ann_0.wav").is_file()
-    begins = [int(r[6:-1]) for r in server.asked if r]
-    assert begins == [n * download.CHUNK for n in (1, 1, 3, 3, 3)] and len(content) > 4 * download.CHUNK
+    assert (download.fetch(archive, tmp_path, progress=False) / "recordings" / "0_ann_0.wav").is_file()
+    starts = [int(r[6:-1]) for r in server.requested if r]
+    assert starts == [n * download.CHUNK for n in (1, 1, 3, 3, 3)]
 
 
 def test_a_later_call_goes_on(server, monkeypatch, tmp_path):
-    made = serve(server, monkeypatch, "fsdd", fsdd())
+    archive = serve(server, monkeypatch, "fsdd", fsdd())
     server.cuts = [100_000] + [0] * 10
     with pytest.raises(UserError, match="call again"):
-        download.fetch(made, tmp_path, progress=False)
+        download.fetch(archive, tmp_path, progress=False)
     assert not (tmp_path / "fsdd").exists()
-    server.cuts, server.asked = [], []
-    download.fetch(made, tmp_path, progress=False)
-    assert server.asked == [f"bytes={download.CHUNK}-"]
+    server.cuts.clear()
+    server.requested.clear()
+    download.fetch(archive, tmp_path, progress=False)
+    assert server.requested == [f"bytes={download.CHUNK}-"]
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_whole_part_and_a_server_without_ranges(server, monkeypatch, tmp_path, ranges):
-    made = serve(server, monkeypatch, "fsdd", content := fsdd())
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("more", [b"", b"more"], ids=["whole", "too long"])
+def test_a_part_that_needs_no_more_bytes(server, monkeypatch, tmp_path, ranges, more):
+    """As a process leaves it that is killed just before the checksum, or if the file has changed."""
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
     (tmp_path / ".fsdd.fetching").mkdir()
-    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content)  # ended just before the checksum
+    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content + more)
     server.ranges = ranges
-    assert (download.fetch(made, tmp_path, progress=False) / "recordings").is_dir()
-
-
-def test_what_was_kept_is_longer_than_the_file(server, monkeypatch, tmp_path):
-    made = serve(server, monkeypatch, "fsdd", content := fsdd())
-    (tmp_path / ".fsdd.fetching").mkdir()
-    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content + b"more")
-    assert (download.fetch(made, tmp_path, progress=False) / "recordings").is_dir()
+    assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
 
 
 def test_refusals_leave_nothing(server, monkeypatch, tmp_path):
-    made = serve(server, monkeypatch, "fsdd", fsdd())
-    for wrong, says in (
-        (replace(made, checksum="sha256:" + "0" * 64), "not what its checksum says"),
-        (replace(made, url=made.url + "x"), "the server says 404"),
-        (replace(made, url="http://127.0.0.1:9/fsdd.packed"), "no connection"),
-        (replace(made, packed=10**18), "make room"),
-        (replace(made, packed=len(server.files["/fsdd.packed"]) // 3), "not what its checksum says"),
-        (replace(made, unpacked=20_000), "unpacks to more than"),
-        (replace(made, inside="elsewhere"), "no files in it below elsewhere"),
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+    for wrong, message in (
+        (replace(archive, checksum="sha256:" + "0" * 64), "not what its checksum says"),
+        (replace(archive, url=archive.url + "x"), "the server says 404"),
+        (replace(archive, url="http://127.0.0.1:9/fsdd.packed"), "no connection"),
+        (replace(archive, packed=10**18), "make room"),
+        (replace(archive, packed=len(content) // 3), "not what its checksum says"),
+        (replace(archive, unpacked=20_000), "unpacks to more than"),
+        (replace(archive, inside="elsewhere"), "no files in it below elsewhere"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             download.fetch(wrong, tmp_path, progress=False)
-        assert not (tmp_path / "fsdd").exists() and not list(tmp_path.glob(".*unpacking"))
-    download.fetch(made, tmp_path, progress=False)
+        assert not (tmp_path / "fsdd").exists()
+        assert not list(tmp_path.rglob(".*unpacking"))
+    download.fetch(archive, tmp_path, progress=False)
     assert (tmp_path / "fsdd").is_dir()
 
 
-def linked(kind):
+def tar_with_link(kind):
+    """Return a tar whose only member is a link or device."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         member = tarfile.TarInfo("top/link")
@@ -264,7 +270,8 @@ def linked(kind):
     return out.getvalue()
 
 
-def zip_link():
+def zip_with_link():
+    """Return a zip whose only member is a symbolic link."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         member = zipfile.ZipInfo("top/link")
@@ -274,34 +281,34 @@ def zip_link():
 
 
 BAD = {
-    "outside.zip": (lambda: as_zip({"../evil.wav": b"x"}), "outside its folder"),
-    "outside.tar.gz": (lambda: as_tar({"top/../../evil.wav": b"x"}), "outside its folder"),
-    "absolute.tar.gz": (lambda: as_tar({"/tmp/evil.wav": b"x"}), "outside its folder"),
-    "drive.zip": (lambda: as_zip({"C:\\evil.wav": b"x"}), "outside its folder"),
-    "link.tar.gz": (lambda: linked(tarfile.SYMTYPE), "link or device"),
-    "hard.tar.gz": (lambda: linked(tarfile.LNKTYPE), "link or device"),
-    "device.tar.gz": (lambda: linked(tarfile.CHRTYPE), "link or device"),
-    "link.zip": (zip_link, "link or device"),
-    "bomb.zip": (lambda: as_zip({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
-    "bomb.tar.gz": (lambda: as_tar({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
-    "cut.zip": (lambda: as_zip({"top/a.wav": wav()})[:-30], "cannot be unpacked"),
-    "cut.tar.gz": (lambda: as_tar({"top/a.wav": wav(5)})[:9000], "cannot be unpacked"),
+    "outside.zip": (lambda: zip_of({"../evil.wav": b"x"}), "outside its folder"),
+    "outside.tar.gz": (lambda: tar_of({"top/../../evil.wav": b"x"}), "outside its folder"),
+    "absolute.tar.gz": (lambda: tar_of({"/tmp/evil.wav": b"x"}), "outside its folder"),
+    "drive.zip": (lambda: zip_of({"C:\\evil.wav": b"x"}), "outside its folder"),
+    "link.tar.gz": (lambda: tar_with_link(tarfile.SYMTYPE), "link or device"),
+    "hard.tar.gz": (lambda: tar_with_link(tarfile.LNKTYPE), "link or device"),
+    "device.tar.gz": (lambda: tar_with_link(tarfile.CHRTYPE), "link or device"),
+    "link.zip": (zip_with_link, "link or device"),
+    "bomb.zip": (lambda: zip_of({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
+    "bomb.tar.gz": (lambda: tar_of({"top/a.wav": bytes(30_000_000)}), "unpacks to more than"),
+    "cut.zip": (lambda: zip_of({"top/a.wav": wav()})[:-30], "cannot be unpacked"),
+    "cut.tar.gz": (lambda: tar_of({"top/a.wav": wav(5)})[:9000], "cannot be unpacked"),
     "noise.zip": (lambda: bytes(range(256)) * 40, "cannot be unpacked"),
-    "empty.zip": (lambda: as_zip({}), "no files in it"),
+    "empty.zip": (lambda: zip_of({}), "no files in it"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_archives_that_are_not_safe(tmp_path, name):
-    content, says = BAD[name]
+def test_bad_archives_are_refused_and_leave_nothing(tmp_path, name):
+    content, message = BAD[name]
     (tmp_path / name).write_bytes(content())
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         download.unpack(tmp_path / name, tmp_path / "in" / "target", limit=10_000_000, progress=False)
     assert {p.name for p in tmp_path.iterdir()} == {name}
 
 
-def test_a_zip_whose_bytes_were_changed(tmp_path):
-    content = bytearray(as_zip({"top/a.wav": wav(2)}))
+def test_a_zip_with_changed_bytes_is_refused(tmp_path):
+    content = bytearray(zip_of({"top/a.wav": wav(2)}))
     content[2000:2100] = bytes(100)
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(UserError, match="cannot be unpacked"):
@@ -309,8 +316,14 @@ def test_a_zip_whose_bytes_were_changed(tmp_path):
     assert not (tmp_path / "target").exists()
 
 
+def test_a_missing_list_is_told(tmp_path):
+    (tmp_path / "esc50").mkdir()
+    with pytest.raises(UserError, match=r"esc50\.csv not found: the corpus is not complete"):
+        corpora.load("esc50", data=tmp_path)
+
+
 @pytest.mark.parametrize("name, file", [("nsynth", "valid/examples.json"), ("esc50", "meta/esc50.csv")])
-def test_lists_that_are_damaged_are_told_in_one_line(name, file, tmp_path):
+def test_damaged_lists_are_told(name, file, tmp_path):
     path = corpora.corpus_folder(name, tmp_path) / file
     path.parent.mkdir(parents=True)
     path.write_text("{")

@@ -1,5 +1,5 @@
-"""FMA (Defferrard et al. 2017, arXiv 1612.01840) from a local folder: official split, groups =
-artists.
+"""FMA (Defferrard et al. 2017, arXiv 1612.01840) as a table of clips: official split, grouped by
+artist.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ SUBSETS = {
     "fma_large": ["small", "medium", "large"],
 }
 SPLITS = {"training": "train", "validation": "valid", "test": "test"}
-# track ids listed by the data set's authors (repository mdeff/fma, "known issues")
-UNUSABLE = {99134: "silent", 108925: "silent", 133297: "silent"} | {
-    track: "short: about 1-2 s of audio" for track in (98565, 98567, 98569)
-}
+# track ids that the authors of the data set list (repository mdeff/fma, "known issues")
+UNUSABLE = dict.fromkeys((99134, 108925, 133297), "silent")
+UNUSABLE |= dict.fromkeys((98565, 98567, 98569), "short: about 1-2 s of audio")
 
 
 def load(name: str, data: Path) -> Corpus:
-    """One of fma_small, fma_medium, fma_large, unpacked at `data/<name>` with
-    `data/fma_metadata/tracks.csv` beside it.
+    """Return the table of fma_small, fma_medium or fma_large from `data/<name>` and
+    `data/fma_metadata/tracks.csv`.
 
-    Columns: label (top genre, "" where a track has none), group (artist id), split (official;
-    pre-training leaves out every `test` clip, so those of fma_small too when it uses fma_large),
-    subset. An artist who stands on two sides of the official split keeps the clips of the stricter
-    side (test, then valid); the others are excluded with the reason.
+    Columns: label (top genre, "" where a track has none), group (artist id), split (the official
+    one), subset. Pre-training leaves out every `test` clip, so with fma_large also those of
+    fma_small. If the clips of an artist are in several official splits, those of the strictest one
+    stay (test, then valid). The others are excluded with the reason. Raises `UserError`.
     """
-    root, tracks = data / name, data / "fma_metadata" / "tracks.csv"
-    for needed in (root, tracks):
-        if not needed.exists():
+    root = data / name
+    tracks = data / "fma_metadata" / "tracks.csv"
+    for path in (root, tracks):
+        if not path.exists():
             raise UserError(
-                f"{needed} not found: fetch it with `python -m colalib fetch {name}`, or unpack {name}.zip and "
-                f"fma_metadata.zip in {data}, or name their folder with --data"
+                f"{path} not found: fetch it with `python -m colalib fetch {name}`, "
+                f"or unpack {name}.zip and fma_metadata.zip in {data}, or name their folder with --data"
             )
     try:
         table = pd.read_csv(tracks, index_col=0, header=[0, 1], low_memory=False)
@@ -57,11 +57,11 @@ def load(name: str, data: Path) -> Corpus:
         raise UserError(
             f"{tracks}: not FMA's table of tracks ({error}): unpack fma_metadata.zip again"
         ) from None
+    # why a track is excluded; NaN for those that stay
     reason = pd.Series(UNUSABLE).reindex(clips.index)
-    rank = clips["split"].map({"train": 0, "valid": 1, "test": 2})
-    strictest = rank.groupby(clips["group"]).transform("max")
-    reason = reason.where(
-        reason.notna() | (rank == strictest), "its artist is also on a stricter side of the split"
-    )
+    strictness = clips["split"].map({"train": 0, "valid": 1, "test": 2})
+    strictest = strictness.groupby(clips["group"]).transform("max")  # of the track's artist
+    shared = reason.isna() & (strictness < strictest)
+    reason = reason.mask(shared, "its artist is also on a stricter side of the split")
     excluded = pd.DataFrame({"path": clips["path"], "reason": reason})[reason.notna()]
     return Corpus(name, root, clips[reason.isna()], excluded.reset_index(drop=True))

@@ -1,5 +1,7 @@
-"""Public corpora other than FMA: their own lists of labels and splits, as tables of clips. Each
-raises `UserError` where a part of it is not there."""
+"""Public corpora other than FMA as tables of clips, by their own lists of labels and splits.
+
+Each function raises `UserError` if a part of its corpus is missing.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,12 @@ from colalib.errors import UserError
 
 
 def esc50(root: Path, only_ten: bool = False) -> Corpus:
-    """ESC-50 (Piczak 2015): 2,000 clips of 5 s, 50 environmental sounds, the five official folds;
-    groups are the Freesound recordings that clips were cut from. `only_ten`: the subset ESC-10."""
-    table = pd.read_csv(_needed(root / "meta" / "esc50.csv"), dtype=str, keep_default_na=False)
+    """Return ESC-50 (Piczak 2015): 2,000 clips of 5 s, 50 environmental sounds.
+
+    The five official folds. Groups are the Freesound recordings that clips were cut from.
+    `only_ten`: the subset ESC-10.
+    """
+    table = pd.read_csv(_existing(root / "meta" / "esc50.csv"), dtype=str, keep_default_na=False)
     if only_ten:
         table = table[table["esc10"] == "True"]
     clips = pd.DataFrame(
@@ -32,15 +37,13 @@ def esc50(root: Path, only_ten: bool = False) -> Corpus:
 
 
 def fsdd(root: Path) -> Corpus:
-    """Free Spoken Digit Dataset (Jackson et al. 2018): digits by
-    `recordings/DIGIT_SPEAKER_NUMBER.wav`; groups and folds are the speakers, so that every test is
-    of a voice not heard before."""
-    paths = audio_files(_needed(root / "recordings"))
-    parts = (
-        pd.Series(paths, dtype=str)
-        .str.extract(r"^(\d)_([^_]+)_\d+\.wav$")
-        .set_axis(["label", "group"], axis=1)
-    )
+    """Return the Free Spoken Digit Dataset (Jackson et al. 2018): ten spoken digits.
+
+    Groups and folds are the speakers, so every test voice is new.
+    """
+    paths = audio_files(_existing(root / "recordings"))
+    # DIGIT_SPEAKER_NUMBER.wav
+    parts = pd.Series(paths, dtype=str).str.extract(r"^(?P<label>\d)_(?P<group>[^_]+)_\d+\.wav$")
     clips = parts.assign(path=[f"recordings/{p}" for p in paths], split=parts["group"])
     odd = clips["label"].isna()
     excluded = clips.loc[odd, ["path"]].assign(reason="its name is not DIGIT_SPEAKER_NUMBER.wav")
@@ -48,13 +51,16 @@ def fsdd(root: Path) -> Corpus:
 
 
 def speech_commands(root: Path) -> Corpus:
-    """Speech Commands v0.02 (Warden 2018, arXiv 1804.03209): 105,829 clips of up to 1 s, 35 words,
-    the official lists; groups are the speakers. The recordings of background noise are no words and
-    are left out."""
+    """Return Speech Commands v0.02 (Warden 2018, arXiv 1804.03209): 105,829 clips of up to 1 s, 35
+    words.
+
+    The split follows the official lists. Groups are the speakers. The recordings of background
+    noise are left out.
+    """
     lists = {
         line: split
         for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt"))
-        for line in _needed(root / name).read_text(encoding="utf-8").split()
+        for line in _existing(root / name).read_text(encoding="utf-8").split()
     }
     paths = audio_files(root)
     noise = [p for p in paths if p.startswith("_background_noise_/")]
@@ -72,16 +78,16 @@ def speech_commands(root: Path) -> Corpus:
 
 
 def nsynth(root: Path) -> Corpus:
-    """The valid and test parts of NSynth (Engel et al. 2017, arXiv 1704.01279): 16,774 notes of 4
-    s; `label` is the instrument family, further columns are `source` (acoustic, electronic,
-    synthetic), `pitch` (MIDI number) and `velocity`.
+    """Return the valid and test parts of NSynth (Engel et al. 2017, arXiv 1704.01279): 16,774 notes
+    of 4 s.
 
-    Its 289,205 notes for training are not fetched. As instruments stand on both sides of the two
-    parts, groups are the instruments and the split is made by them (the part is in column `part`).
+    `label` is the instrument family. Further columns: `source` (acoustic, electronic, synthetic),
+    `pitch` (MIDI number), `velocity`, `part`. The 289,205 notes for training are not fetched. The
+    two parts share instruments, so groups are the instruments and a new split is made by them.
     """
     tables = []
     for part in ("valid", "test"):
-        examples = json.loads(_needed(root / part / "examples.json").read_text(encoding="utf-8"))
+        examples = json.loads(_existing(root / part / "examples.json").read_text(encoding="utf-8"))
         table = pd.DataFrame.from_dict(examples, orient="index")
         tables.append(
             pd.DataFrame(
@@ -100,9 +106,11 @@ def nsynth(root: Path) -> Corpus:
     return Corpus("nsynth", root, pd.concat(tables, ignore_index=True))
 
 
-def _needed(path: Path) -> Path:
+def _existing(path: Path) -> Path:
+    """Return `path` if it exists. Raises `UserError`."""
     if not path.exists():
         raise UserError(
-            f"{path} not found: the corpus is not whole: fetch it again (what is missing, or after removing its folder)"
+            f"{path} not found: the corpus is not complete: fetch it again (if that does not help, "
+            "remove its folder first)"
         )
     return path

@@ -1,0 +1,70 @@
+"""Splits by group, from a table's own column or made anew."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from colalib.data.splits import evaluation_splits, split_by_group
+from colalib.errors import UserError
+
+
+@pytest.fixture
+def clips():
+    """60 clips of two classes, each its own group."""
+    return pd.DataFrame({"label": list("xy") * 30, "group": [str(i) for i in range(60)], "split": "train"})
+
+
+def test_split_by_group_is_stratified_and_seeded():
+    rng = np.random.default_rng(0)
+    labels = pd.Series(rng.choice(list("abcd"), 2000))
+    groups = pd.Series([f"{label}{rng.integers(60)}" for label in labels])
+    split = split_by_group(labels, groups, seed=3)
+    shares = pd.crosstab(labels, split, normalize="index")
+    assert np.allclose(shares[["train", "valid", "test"]], [0.7, 0.1, 0.2], atol=0.02)
+    assert (pd.Series(split).groupby(groups).nunique() == 1).all()
+    assert (split == split_by_group(labels, groups, seed=3)).all()
+    assert (split != split_by_group(labels, groups, seed=4)).any()
+
+
+def test_named_splits_are_taken_as_they_are(clips):
+    clips["split"] = ["train"] * 40 + ["valid"] * 8 + ["test"] * 12
+    (split,) = evaluation_splits(clips)
+    assert [len(split.train), len(split.valid), len(split.test)] == [40, 8, 12]
+
+
+def test_a_missing_validation_side_is_taken_from_training(clips):
+    clips["split"] = ["train"] * 48 + ["test"] * 12
+    (split,) = evaluation_splits(clips)
+    assert len(split.train) + len(split.valid) == 48
+    assert 4 <= len(split.valid) <= 8
+
+
+def test_each_fold_is_the_test_once_and_the_next_one_validates(clips):
+    clips["split"] = np.repeat(list("12345"), 12)
+    splits = evaluation_splits(clips)
+    assert [s.fold for s in splits] == list("12345")
+    assert sorted(np.concatenate([s.test for s in splits])) == list(range(60))
+    assert (clips["split"].iloc[splits[4].valid] == "1").all()
+    assert not set(splits[0].train) & set(splits[0].test)
+    assert evaluation_splits(clips, fold="3")[0].fold == "3"
+
+
+def test_new_folds_test_every_clip_once(clips):
+    splits = evaluation_splits(clips, folds=3)
+    assert len(splits) == 3
+    assert sorted(np.concatenate([s.test for s in splits])) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    "options,message", [({"fold": "9"}, "no fold '9'"), ({"label": "colour"}, "no column 'colour'")]
+)
+def test_unknown_folds_and_labels_are_refused(clips, options, message):
+    clips["split"] = np.repeat(list("12345"), 12)
+    with pytest.raises(UserError, match=message):
+        evaluation_splits(clips, **options)
+
+
+def test_a_single_class_is_refused(clips):
+    clips["label"] = "x"
+    with pytest.raises(UserError, match="fewer than two classes"):
+        evaluation_splits(clips)
