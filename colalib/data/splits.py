@@ -54,9 +54,9 @@ def split_by_group(
 ) -> np.ndarray:
     """Assign whole groups to splits, stratified by label; return one name per clip.
 
-    Greedy: the largest group first (in seeded order among equals). Each group joins the split that lacks most of its
-    labels, in whole clips. Where no split lacks a whole clip of them, as with the last clip of a small class, it joins
-    the split that lacks most clips in all.
+    Greedy: the largest group first (in seeded order among equals). Each group joins the split that
+    lacks most of its labels, in whole clips. Where no split lacks a whole clip of them, as with the
+    last clip of a small class, it joins the split that lacks most clips in all.
     """
     group_of_clip, group_names = pd.factorize(groups, sort=True)
     label_of_clip, _ = pd.factorize(labels, sort=True)

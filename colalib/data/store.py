@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -48,10 +49,8 @@ NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the ot
 
 
 def shard_size(clips: int) -> int:
-    """Return the clips per shard: at least 16, so that a shard is worth a process, and at most
-    1,000 shards.
-    """
-    return max(16, -(-clips // 1000))
+    """Return the number of clips per shard: enough shards to share the work, but at most 1,000."""
+    return max(16, math.ceil(clips / 1000))
 
 
 def shard_path(store: Path, shard: int) -> Path:
@@ -108,9 +107,15 @@ def build(
     return MelStore(out)
 
 
+<<<<<<< HEAD
 def _config(corpus: Corpus, config: MelConfig) -> dict:
     """Return what a store is made from, as config.json tells it."""
     return {
+=======
+def _write_or_check_config(corpus: Corpus, out: Path, config: MelConfig) -> None:
+    """Write config.json of a new store; check that an old one was made in the same way."""
+    content = {
+>>>>>>> main
         "store format": FORMAT,
         "corpus": corpus.name,
         "table of clips": fingerprint(corpus.clips.to_csv(index=False).splitlines()),
@@ -215,8 +220,12 @@ def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
             f"{corpus.root}: none of {len(rows)} clips is usable (first: {first}); "
             f"all reasons are in {out / 'quarantine.csv'}"
         )
+<<<<<<< HEAD
     write_table(out / "duplicates.csv", _duplicates(corpus.clips[usable], rows["hash"][usable]))
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
+=======
+    clips = pd.concat([rows[NUMBERS], corpus.clips], axis=1)[usable]
+>>>>>>> main
     with atomic(out / "clips.csv", "w") as file:
         clips.to_csv(file, index=False)
 
@@ -253,7 +262,11 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) ->
         file.seek(0)
         write_shard_header(file, start, config.n_mels)
     with atomic(_rows_path(out, shard), "w") as file:
+<<<<<<< HEAD
         pd.DataFrame(rows, columns=["shard", "start", "frames", "reason", "hash"]).to_csv(file, index=False)
+=======
+        pd.DataFrame(rows, columns=[*NUMBERS, "reason"]).to_csv(file, index=False)
+>>>>>>> main
     return len(paths)
 
 
@@ -333,10 +346,9 @@ def worker_errors():
 
 @contextmanager
 def _silent_decoder():
-    """Silence libmpg123, which writes to the process' standard error about damaged MP3s; the reason
-    goes to quarantine.csv.
+    """Silence libmpg123, which writes to standard error; the reason goes to quarantine.csv.
 
-    Does nothing outside the main thread: the file descriptor belongs to all threads.
+    Outside the main thread this does nothing: the file descriptor belongs to all threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -14,8 +14,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the b
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table that people open in a spreadsheet as CSV.
 
-    A spreadsheet runs text that begins with =, +, - or @ as a formula, so such text gets an apostrophe in front.
-    `read_table` takes it off again.
+    A spreadsheet runs text that begins with =, +, - or @ as a formula, so such text gets an
+    apostrophe in front. `read_table` takes it off again.
     """
 
     def safe(value):

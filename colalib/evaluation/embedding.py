@@ -103,7 +103,7 @@ def corpus_of(source: str | Path | list[str | Path]) -> Corpus:
     """Return the corpus of a folder, a file or a list of files. Raises `UserError`."""
     one = isinstance(source, str | Path)
     if one and (
-        Path(source).is_dir() or Path(source).suffix.lower() not in AUDIO and not Path(source).exists()
+        Path(source).is_dir() or (Path(source).suffix.lower() not in AUDIO and not Path(source).exists())
     ):
         return corpora.load(source)
     files = [Path(os.path.abspath(file)) for file in ([source] if one else source)]

@@ -153,9 +153,10 @@ def _download(archive: Archive, data: Path, progress: bool) -> Path:
     """Fetch the file of an archive and check its checksum; return its path. Raises `UserError`."""
     url = archive.url
     work = archive.work(data)
+    packed = work / url.rsplit("/", 1)[1]
     downloader = ResumingDownloader(work / "part", archive.packed, archive.name, progress)
     try:
-        return Path(pooch.retrieve(url, archive.checksum, url.rsplit("/", 1)[1], work, downloader=downloader))
+        pooch.retrieve(url, archive.checksum, packed.name, work, downloader=downloader)
     except requests.RequestException as error:
         raise UserError(f"{url}: {_reason(error)}: call again to go on where it stopped") from None
     except ValueError:
@@ -164,6 +165,7 @@ def _download(archive: Archive, data: Path, progress: bool) -> Path:
             f"{url}: what came is not what its checksum says, and was removed: call again. If it happens "
             f"twice, the file on the server has changed: unpack a copy of yours as {data / archive.folder}"
         ) from None
+    return packed
 
 
 def _reason(error: requests.RequestException) -> str:

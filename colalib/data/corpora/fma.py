@@ -61,7 +61,7 @@ def load(name: str, data: Path) -> Corpus:
     reason = pd.Series(UNUSABLE).reindex(clips.index)
     strictness = clips["split"].map({"train": 0, "valid": 1, "test": 2})
     strictest = strictness.groupby(clips["group"]).transform("max")  # of the track's artist
-    shared = reason.isna() & (strictness < strictest)
+    shared = reason.isna() & (strictness != strictest)
     reason = reason.mask(shared, "its artist is also on a stricter side of the split")
     excluded = pd.DataFrame({"path": clips["path"], "reason": reason})[reason.notna()]
     return Corpus(name, root, clips[reason.isna()], excluded.reset_index(drop=True))
