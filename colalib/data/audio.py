@@ -75,25 +75,12 @@ def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
     samples, level = 0, Level()
     for block in blocks:
         samples += len(block)
-<<<<<<< HEAD
         mono = to_mono(block)
         level.add(block, mono)
         yield resampler.resample_chunk(mono) if resampler else mono
     if resampler:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)  # what the filter still holds
     level.check(samples / rate)
-=======
-        last = len(block) < BLOCK_SECONDS * rate
-        wave = to_mono(block)
-        if resampler:
-            wave = resampler.resample_chunk(wave, last=last)
-        peak = max(peak, _peak(wave))
-        yield wave
-    # the length in an MP3's header is off by up to a quarter of a second, so some may be missing
-    if samples < 0.9 * file.frames and file.frames - samples > rate:
-        raise Unusable(f"truncated: {samples / rate:.1f} of {file.frames / rate:.1f} s could be decoded")
-    _check_sound(samples / rate, peak)
->>>>>>> main
 
 
 def from_array(samples: np.ndarray, sample_rate: int, target_rate: int = 16_000) -> np.ndarray:

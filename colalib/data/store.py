@@ -107,15 +107,9 @@ def build(
     return MelStore(out)
 
 
-<<<<<<< HEAD
 def _config(corpus: Corpus, config: MelConfig) -> dict:
     """Return what a store is made from, as config.json tells it."""
     return {
-=======
-def _write_or_check_config(corpus: Corpus, out: Path, config: MelConfig) -> None:
-    """Write config.json of a new store; check that an old one was made in the same way."""
-    content = {
->>>>>>> main
         "store format": FORMAT,
         "corpus": corpus.name,
         "table of clips": fingerprint(corpus.clips.to_csv(index=False).splitlines()),
@@ -220,12 +214,8 @@ def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
             f"{corpus.root}: none of {len(rows)} clips is usable (first: {first}); "
             f"all reasons are in {out / 'quarantine.csv'}"
         )
-<<<<<<< HEAD
     write_table(out / "duplicates.csv", _duplicates(corpus.clips[usable], rows["hash"][usable]))
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
-=======
-    clips = pd.concat([rows[NUMBERS], corpus.clips], axis=1)[usable]
->>>>>>> main
     with atomic(out / "clips.csv", "w") as file:
         clips.to_csv(file, index=False)
 
@@ -262,11 +252,7 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) ->
         file.seek(0)
         write_shard_header(file, start, config.n_mels)
     with atomic(_rows_path(out, shard), "w") as file:
-<<<<<<< HEAD
         pd.DataFrame(rows, columns=["shard", "start", "frames", "reason", "hash"]).to_csv(file, index=False)
-=======
-        pd.DataFrame(rows, columns=[*NUMBERS, "reason"]).to_csv(file, index=False)
->>>>>>> main
     return len(paths)
 
 
