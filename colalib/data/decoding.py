@@ -52,7 +52,7 @@ def _decode(path: Path) -> Iterator:
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("file not found") from None
     except IsADirectoryError:
-        raise Unusable("a folder, not a file") from None
+        raise Unusable("unreadable: a folder, not a file") from None
     with file:
         state = os.fstat(file.fileno())
         if state.st_size == 0:
@@ -108,10 +108,10 @@ def _with_ffmpeg(file: BinaryIO) -> Iterator:
     try:
         container = av.open(file, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError):
-        raise Unusable("not audio, or of a format that FFmpeg does not know") from None
+        raise Unusable("unreadable: not audio, or of a format that FFmpeg does not know") from None
     with container:
         if not container.streams.audio:
-            raise Unusable("no sound in it")
+            raise Unusable("unreadable: no sound in it")
         stream = container.streams.audio[0]
         rate = check_rate(stream.codec_context.sample_rate)
         yield rate

@@ -357,7 +357,8 @@ class MelStore:
     """A complete store.
 
     `clips` is its table: shard, start and frames are numbers, the corpus' columns are text. `mel`
-    is its MelConfig, `name` its corpus, `quarantine` the table of what was left out. `ids` [n] are
+    is its MelConfig, `name` its corpus, `quarantine` the table of what was left out, `duplicates` the
+    table of clips that equal another. `ids` [n] are
     the clips' names that are unique across stores. Raises `UserError` if the folder is no complete
     store.
     """
@@ -374,6 +375,8 @@ class MelStore:
             self.mel = MelConfig(**config["mel"])
             self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
             self.quarantine = read_table(self.path / "quarantine.csv")
+            duplicates = self.path / "duplicates.csv"  # stores of an earlier version have none
+            self.duplicates = read_table(duplicates) if duplicates.exists() else pd.DataFrame()
             self.id_prefix = SUPERSET_OF.get(self.name, self.name)
             self.ids = np.array([f"{self.id_prefix}/{clip}" for clip in self.clips["clip_id"]])
             self._where = self.clips[NUMBERS].values
