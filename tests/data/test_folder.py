@@ -136,13 +136,13 @@ def test_empty_rows_and_columns_of_a_spreadsheet_are_left_out(tmp_path):
 
 def test_a_column_without_a_name_is_told(tmp_path):
     (tmp_path / "index.csv").write_text("path,\na.wav,x\n")
-    with pytest.raises(UserError, match="column 2 has no name"):
+    with pytest.raises(UserError, match=r"column 2 has no name"):
         corpora.load(tmp_path)
 
 
 def test_two_ways_to_write_a_path_are_one_clip(tmp_path):
     (tmp_path / "index.csv").write_text("path\na.wav\n./a.wav\n")
-    with pytest.raises(UserError, match="'a.wav' stands twice"):
+    with pytest.raises(UserError, match=r"'a.wav' stands twice"):
         corpora.load(tmp_path)
 
 
