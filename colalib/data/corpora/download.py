@@ -26,15 +26,6 @@ from colalib.errors import UserError
 from colalib.files import locked
 
 TRIES = 5  # connections in a row that may break without a new byte
-DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-)
 # what requests lets through when a connection breaks, or a redirect leads nowhere
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError)
 
@@ -170,9 +161,9 @@ def _download(archive: Archive, data: Path, progress: bool) -> Path:
         aside = part.with_name("wrong")
         os.replace(part, aside)  # may be right all the same: a newer version
         raise UserError(
-            f"{archive.url}: what came has the {algorithm} {checksum}, not {wanted}: "
-            f"call again. If it happens twice, the file on the server has changed: it is kept as {aside}, and you may unpack it as "
-            f"{data / archive.folder} yourself"
+            f"{archive.url}: what came has the {algorithm} {checksum}, not {wanted}: call again. If it "
+            f"happens twice, the file on the server has changed: it is kept as {aside}, and you may unpack "
+            f"it as {data / archive.folder} yourself"
         )
     os.replace(part, packed)
     return packed
