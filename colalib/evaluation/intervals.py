@@ -131,6 +131,13 @@ def _result(name: str, table: pd.DataFrame, draws: np.ndarray, unit: str, overla
     }
 
 
+def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count one model's predictions by true class (rows) and predicted class (columns), over all seeds."""
+    label, predicted = predictions["label"], predictions["predicted"]
+    classes = sorted(set(label) | set(predicted))
+    return pd.crosstab(label, predicted).reindex(index=classes, columns=classes, fill_value=0)
+
+
 def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
     """Return the exact McNemar test between two models on the same clips (McNemar 1947).
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from colalib.data.audio import MelConfig
+from colalib.evaluation import intervals
 
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#555555"]
 MODELS = {
@@ -289,9 +290,8 @@ def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "
 def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = "", bar: bool = True) -> Axes:
     """Draw the confusion matrix of one model: each row is a true class, in per cent of its clips."""
     ax = ax or plt.gca()
-    share = 100 * pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
-    names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
-    share = share.reindex(index=names, columns=names, fill_value=0)
+    counts = intervals.confusion(predictions)
+    share = 100 * counts.div(counts.sum(axis=1), axis=0).fillna(0)  # 0 for a class that has no clips
     style = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "cmap": "Blues", "vmin": 0, "vmax": 100}
     sns.heatmap(share, ax=ax, cbar=bar, cbar_kws={"label": "% of the true class"} if bar else None, **style)
     ax.set(xlabel="predicted", ylabel="true", title=title)

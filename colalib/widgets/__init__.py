@@ -1,5 +1,5 @@
-"""What can be turned and heard in the notebooks: one call a widget, each a thin face on functions
-that work without it.
+"""Widgets of the notebooks, one call each. Beside each widget are the functions that it shows, which work
+without it.
 """
 
 from colalib.widgets.calculator import calculator

@@ -1,86 +1,94 @@
-"""The calculator of notebook 7: what a larger project would cost, by constants measured here."""
+"""The calculator (notebook 7): what a larger project would cost, by constants measured on this machine."""
 
 from __future__ import annotations
 
-import ipywidgets
+import ipywidgets as w
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from colalib.training.cost import CORPORA, Constants, cost
-from colalib.widgets.parts import WidgetWithFallback, listing, persist
+from colalib.widgets import parts
 
 
-def calculator(measured: list[Constants]) -> WidgetWithFallback:
-    """Sliders for clips, passes, batch, cores and devices; hours, disk and memory follow, by
-    constants `measured` here, one for each architecture."""
-    by_arch = {c.arch: c for c in measured}
+def calculator(measured: list[Constants]) -> Calculator:
+    """Show sliders for clips, passes, batch, cores and devices, and the hours, disk and memory that follow.
 
-    def slider(text, low, high, value, kind=ipywidgets.IntSlider, **more):
-        wide = {"style": {"description_width": "13em"}, "layout": {"width": "30em"}}
-        return kind(value=value, min=low, max=high, description=text, **wide, **more)
+    `measured`: constants measured on this machine, one for each architecture.
+    """
+    return Calculator(measured)
 
-    corpus = ipywidgets.ToggleButtons(options=[*CORPORA, "other"], style={"button_width": "10em"})
-    corpus.tooltips = [f"{n:,} clips of {s:g} s" for n, s in CORPORA.values()] + ["by the sliders below"]
-    arch = ipywidgets.ToggleButtons(options=list(by_arch), style={"button_width": "10em"})
-    controls = {
-        "clips": slider(
-            "clips", 2, 6, 4, ipywidgets.FloatLogSlider, base=10, step=0.05, readout_format=",.0f"
-        ),
-        "seconds": slider("seconds a clip", 1, 300, 30),
-        "epochs": slider("passes over the clips", 1, 500, 100),
-        "batch": slider(
-            "pairs a batch", 4, 13, 10, ipywidgets.FloatLogSlider, base=2, step=1, readout_format="d"
-        ),
-        "cores": slider("cores that prepare", 1, 64, 2),
-        "devices": slider("devices that train", 1, 16, 1),
-        "speed": slider(
-            "a device against this one",
-            0,
-            3,
-            0,
-            ipywidgets.FloatLogSlider,
-            base=10,
-            step=0.1,
-            readout_format=".0f",
-        ),
-        "chunk": slider("segments a chunk (0: all)", 0, 512, 0, step=32),
-    }
-    for name in ("clips", "batch", "speed"):
-        controls[name].value = {"clips": 10_000, "batch": 1024, "speed": 1}[name]
-    persist("calculator", {"corpus": corpus, "arch": arch} | controls)
-    answer = ipywidgets.HTML()
 
-    def told() -> dict:
-        chosen = {name: control.value for name, control in controls.items()}
-        chosen["clips"], chosen["batch"] = round(chosen["clips"]), round(chosen["batch"])
-        if corpus.value in CORPORA:
-            chosen["clips"], chosen["seconds"] = CORPORA[corpus.value]
-        return chosen
+class Calculator(parts.WidgetWithFallback):
+    """A known corpus or sliders of a project's size; below them what it would cost."""
 
-    def show(_=None):
+    def __init__(self, measured: list[Constants]):
+        super().__init__()
+        self.constants = {constants.arch: constants for constants in measured}
+        wide = {"button_width": "10em"}
+        self.corpus = w.ToggleButtons(options=[*CORPORA, "other"], style=wide)
+        sizes = [f"{clips:,} clips of {seconds:g} s" for clips, seconds in CORPORA.values()]
+        self.corpus.tooltips = [*sizes, "set by the sliders below"]
+        self.arch = w.ToggleButtons(options=list(self.constants), style=wide)
+        self.sliders = sliders()
+        self.costs = w.HTML()
+        controls = {"corpus": self.corpus, "arch": self.arch} | self.sliders
+        parts.persist("calculator", controls)
+        for control in controls.values():
+            control.observe(self.show, "value")
+        self.show()
+        below = [w.VBox(list(self.sliders.values())), self.costs]
+        self.children = [self.corpus, self.arch, w.HBox(below, layout=parts.ROW | {"grid_gap": "24px"})]
+
+    def project(self) -> dict[str, float]:
+        """Return the size of the project, as arguments of `cost`."""
+        project = {name: slider.value for name, slider in self.sliders.items()}
+        # logarithmic sliders give fractions
+        project |= {"clips": round(project["clips"]), "batch": round(project["batch"])}
+        if self.corpus.value in CORPORA:
+            project["clips"], project["seconds"] = CORPORA[self.corpus.value]
+        return project
+
+    def show(self, *_) -> None:
+        """Show the costs, and the sliders that apply."""
         for name in ("clips", "seconds"):
-            controls[name].layout.display = "none" if corpus.value in CORPORA else ""
-        found = cost(by_arch[arch.value], **told())
-        lines = {name: f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for name, value in found.items()}
-        answer.value = listing({"clips": f"{told()['clips']:,}"} | lines)
+            self.sliders[name].layout.display = "none" if self.corpus.value in CORPORA else ""
+        project = self.project()
+        costs = cost(self.constants[self.arch.value], **project)
+        texts = {name: f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" for name, value in costs.items()}
+        self.costs.value = parts.listing({"clips": f"{project['clips']:,}"} | texts)
 
-    def static_figure() -> Figure:
+    def static_figure(self) -> Figure:
+        """Return store and hours of the known corpora as bars."""
         figure, axes = plt.subplots(1, 2, figsize=(9, 2.4))
+        costs = [cost(self.constants[self.arch.value], *size) for size in CORPORA.values()]
         for ax, name in zip(axes, ("store (GB)", "pre-training (h)")):
-            values = [cost(by_arch[arch.value], *CORPORA[c])[name] for c in CORPORA]
-            ax.barh(list(CORPORA), values)
+            ax.barh(list(CORPORA), [of_corpus[name] for of_corpus in costs])
             ax.bar_label(ax.containers[0], fmt="{:,.0f}", padding=3)
-            ax.margins(x=0.15)
+            ax.margins(x=0.15)  # room for the numbers
             ax.invert_yaxis()
             ax.set(title=name)
-        figure.suptitle(f"{arch.value}, one device like this one", y=1.15)
+        figure.suptitle(f"{self.arch.value}, one device like this one", y=1.15)
         return figure
 
-    for control in (corpus, arch, *controls.values()):
-        control.observe(show, "value")
-    show()
-    wrap = ipywidgets.Layout(flex_flow="row wrap", grid_gap="24px")
-    return WidgetWithFallback(
-        [corpus, arch, ipywidgets.HBox([ipywidgets.VBox([*controls.values()]), answer], layout=wrap)],
-        static_figure,
-    )
+
+def sliders() -> dict[str, w.Widget]:
+    """Return a slider for each argument of `cost` that makes up a project."""
+
+    def linear(label: str, low: int, high: int, value: int, step: int = 1) -> w.IntSlider:
+        return w.IntSlider(value, min=low, max=high, step=step, description=label, **wide)
+
+    def logarithmic(label: str, base: int, low: int, high: int, value: int, step: float, readout: str):
+        options = {"base": base, "min": low, "max": high, "step": step, "readout_format": readout}
+        return w.FloatLogSlider(value, description=label, **options, **wide)
+
+    wide = {"style": {"description_width": "15em"}, "layout": {"width": "32em"}}
+    return {
+        "clips": logarithmic("clips", 10, 2, 6, 10_000, 0.05, ",.0f"),
+        "seconds": linear("seconds per clip", 1, 300, 30),
+        "epochs": linear("passes over the clips", 1, 500, 100),
+        "batch": logarithmic("pairs per batch", 2, 4, 13, 1024, 1, "d"),
+        "cores": linear("cores that prepare", 1, 64, 2),
+        "devices": linear("devices that train", 1, 16, 1),
+        "speed": logarithmic("speed (this device: 1)", 10, 0, 3, 1, 0.1, ".0f"),
+        "chunk": linear("segments per chunk (0: all)", 0, 512, 0, step=32),
+    }

@@ -1,5 +1,5 @@
-"""What a learner chose in the widgets, kept in `choices.json` beside the course's runs, so that it
-outlives the kernel.
+"""What a learner chose in the widgets: kept in `choices.json` beside the course's runs, so that it outlives
+the kernel.
 
 The file holds an entry per widget, and under "encoder" the run that the next notebooks use.
 """

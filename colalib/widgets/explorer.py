@@ -1,5 +1,5 @@
-"""The results explorer (notebook 5): accuracies with intervals, and a confusion matrix whose cells
-can be heard.
+"""The results explorer (notebook 5): accuracies with intervals, and a confusion matrix whose cells can
+be heard.
 """
 
 from __future__ import annotations
@@ -12,137 +12,162 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from colalib.data import audio
-from colalib.data.corpora import Corpus
+from colalib.data.corpus import Corpus
 from colalib.evaluation import intervals, plots
+from colalib.training.runs import read_predictions
 from colalib.widgets import parts
 
-
-def confusion(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Clips by class (rows) and answer (columns) of a model, mean over its seeds."""
-    of = predictions[predictions["model"] == model]
-    classes = sorted(set(of["label"]) | set(of["predicted"]))
-    counts = pd.crosstab(of["label"], of["predicted"]).reindex(index=classes, columns=classes, fill_value=0)
-    return counts / of["seed"].nunique()
+CLIPS_AT_ONCE = 6  # players that fit beside the matrix
+RIGHT = (0, 158, 115)  # colours of full cells (red, green, blue): the palette's green on the diagonal,
+WRONG = (213, 94, 0)  # its red elsewhere
 
 
-def misclassified(predictions: pd.DataFrame, model: str, label: str, predicted: str) -> list[str]:
-    """Ids of the clips of class `label` that a model called `predicted`, those most seeds agree on
-    first.
+def misclassified(predictions: pd.DataFrame, label: str, predicted: str) -> list[str]:
+    """Return the ids of the clips of class `label` that one model called `predicted`.
+
+    Clips on which most seeds agree come first.
     """
-    of = predictions[(predictions["model"] == model) & (predictions["label"] == label)]
-    share = (of["predicted"] == predicted).groupby(of["clip_id"]).mean()
+    of_class = predictions[predictions["label"] == label]
+    share = (of_class["predicted"] == predicted).groupby(of_class["clip_id"]).mean()
     return list(share[share > 0].sort_values(ascending=False, kind="stable").index)
 
 
 def results_explorer(
     corpus: Corpus, predictions: pd.DataFrame | Path | str | list[Path], seconds: float = 5.0
-) -> parts.WidgetWithFallback:
-    """Models × tasks with intervals, and the confusion matrix of one: press a cell and hear its
-    clips. `predictions`: the table that `evaluation.compare` returns, or files such as
-    predictions.csv, one or several. `seconds`: of each clip heard."""
-    if not isinstance(predictions, pd.DataFrame):
-        files = predictions if isinstance(predictions, list) else [predictions]
-        read = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
-        predictions = pd.concat(read, ignore_index=True).astype({"seed": int})
-    clips = corpus.clips.set_index("clip_id")
-    tasks = list(predictions["task"].unique())
-    task = w.Dropdown(options=tasks, description="task")
-    model = w.Dropdown(options=[], description="model")
-    bars, grid, heard = w.HTML(), w.VBox(), w.HTML()
-    more = w.Button(icon="forward", layout=w.Layout(width="9em", display="none"))
-    state: dict = {"names": [], "cells": w.GridBox(), "left": [], "said": ""}
+) -> ResultsExplorer:
+    """Show the accuracies of models on tasks, and the confusion matrix of one model.
 
-    def of_task() -> pd.DataFrame:
-        return predictions[predictions["task"] == task.value]
+    Press a cell of the matrix to hear its clips, the first `seconds` of each. `predictions`: a table such
+    as `evaluation.compare` returns beside its results, or one or several files such as predictions.csv.
+    """
+    return ResultsExplorer(corpus, predictions, seconds)
 
-    def show_task(*_) -> None:
-        summary = intervals.summary(of_task())
+
+class ResultsExplorer(parts.WidgetWithFallback):
+    """A task and a model to choose, accuracies as a picture, a matrix of buttons, and players.
+
+    `cells` holds the button of each pair (true class, predicted class).
+    """
+
+    def __init__(self, corpus: Corpus, predictions, seconds: float):
+        super().__init__()
+        if not isinstance(predictions, pd.DataFrame):
+            files = predictions if isinstance(predictions, list) else [predictions]
+            predictions = pd.concat([read_predictions(file) for file in files], ignore_index=True)
+        self.corpus = corpus
+        self.predictions = predictions
+        self.seconds = seconds
+        self.clips = corpus.clips.set_index("clip_id")
+        self.heading = ""  # of the pressed cell
+        self.waiting: list[str] = []  # its clips that are not shown yet
+        self.task = w.Dropdown(options=list(predictions["task"].unique()), description="task")
+        self.model = w.Dropdown(options=[], description="model")
+        self.bars = w.HTML()
+        self.matrix = w.GridBox(layout={"grid_gap": "2px"})
+        self.cells: dict[tuple[str, str], w.Button] = {}
+        self.heard = w.HTML()
+        self.more = w.Button(icon="forward", layout={"width": "9em", "display": "none"})
+        self.more.on_click(self.listen_on)
+        self.task.observe(self.show_task, "value")
+        self.model.observe(self.show_model, "value")
+        self.show_task()
+        parts.persist("results_explorer", {"task": self.task, "model": self.model})
+        caption = w.HTML("rows: the true class; columns: the model's answer")
+        right = w.VBox([self.heard, self.more], layout={"flex": "1 1 20em", "margin": "0 0 0 12px"})
+        below = [w.VBox([caption, self.matrix]), right]
+        row = w.HBox(below, layout=parts.ROW | {"align_items": "flex-start"})
+        self.children = [w.HBox([self.task, self.model]), self.bars, row]
+
+    def of_task(self) -> pd.DataFrame:
+        """Return the predictions of the chosen task."""
+        return self.predictions[self.predictions["task"] == self.task.value]
+
+    def of_model(self) -> pd.DataFrame:
+        """Return the predictions of the chosen model on the chosen task."""
+        return intervals.by_model(self.of_task())[self.model.value]
+
+    def show_task(self, *_) -> None:
+        """Show the accuracies of the chosen task, and offer its models."""
+        summary = intervals.summary(self.of_task())
         figure = Figure(figsize=(8, 1 + 0.35 * len(summary["results"])), layout="constrained")
-        plots.results(summary, figure.subplots(), title=task.value)
-        bars.value = parts.picture(figure, f"accuracies on {task.value} with 95% intervals")
-        names = [r["model"] for r in summary["results"]]
-        kept = model.value
-        model.unobserve(show_model, "value")
-        model.options = names
-        model.value = kept if kept in names else names[-1]
-        model.observe(show_model, "value")
-        show_model()
+        plots.results(summary, figure.subplots(), title=self.task.value)
+        self.bars.value = parts.picture(figure, f"accuracies on {self.task.value} with 95% intervals")
+        names = summary["model_name"]
+        chosen = self.model.value if self.model.value in names else names[-1]
+        # the matrix is drawn once, not at every step of this change
+        self.model.unobserve(self.show_model, "value")
+        self.model.options = names
+        self.model.value = chosen
+        self.model.observe(self.show_model, "value")
+        self.show_model()
 
-    def show_model(*_) -> None:
-        counts = confusion(of_task(), model.value)
-        most, names = counts.values.max() or 1, list(counts.index)
-        if names != state["names"]:  # widgets that are left behind would live on
-            for old in state["cells"].children:
-                old.close()
-            state.update(names=names, cells=lay_out(names))
-            grid.children = [w.HTML("rows: what it is; columns: what the model says"), state["cells"]]
-        cells = iter(c for c in state["cells"].children if isinstance(c, w.Button))
-        for row, column in itertools.product(names, names):
-            cell, value = next(cells), counts.loc[row, column]
-            shade = 1 - 0.75 * value / most
-            hue = (0, 158, 115) if row == column else (213, 94, 0)
-            cell.style.button_color = "#" + "".join(f"{int(255 * shade + h * (1 - shade)):02x}" for h in hue)
-            cell.description, cell.disabled = f"{value:.0f}" if value else "", not value
-            cell.tooltip = f"{row} called {column}: {value:.1f} clips"
-        heard.value, more.layout.display = "Press a cell to hear its clips.", "none"
+    def show_model(self, *_) -> None:
+        """Show the confusion matrix of the chosen model: clips per cell, mean over its seeds."""
+        predictions = self.of_model()
+        counts = intervals.confusion(predictions) / predictions["seed"].nunique()
+        classes = list(counts.index)
+        if list(self.cells) != list(itertools.product(classes, classes)):
+            self.lay_out(classes)
+        most = counts.values.max() or 1
+        for (label, predicted), cell in self.cells.items():
+            count = counts.loc[label, predicted]
+            # from white to a quarter white
+            white = 1 - 0.75 * count / most
+            full = RIGHT if label == predicted else WRONG
+            mixed = (int(255 * white + colour * (1 - white)) for colour in full)
+            cell.style.button_color = "#" + "".join(f"{colour:02x}" for colour in mixed)
+            cell.description = f"{count:.0f}" if count else ""
+            cell.disabled = not count
+            cell.tooltip = f"{label} called {predicted}: {count:.1f} clips"
+        self.heard.value = "Press a cell to hear its clips."
+        self.more.layout.display = "none"
 
-    def lay_out(names: list[str]) -> w.GridBox:
-        """A button for each pair of classes, with their names around."""
+    def lay_out(self, classes: list[str]) -> None:
+        """Make a button for each pair of classes, and put their names around."""
+        for old in self.matrix.children:  # they would live on in the kernel
+            old.close()
         tall = "<div style='writing-mode:vertical-rl;white-space:nowrap;margin:auto'>{}</div>"
-        cells = [w.HTML(""), *(w.HTML(tall.format(parts.text(name))) for name in names)]
-        for row in names:
-            cells.append(w.HTML(f"<div style='text-align:right;padding-right:6px'>{parts.text(row)}</div>"))
-            for column in names:
-                cell = w.Button(layout=w.Layout(width="100%", height="30px", margin="0"))
-                cell.on_click(lambda _, r=row, c=column: listen(r, c))
-                cells.append(cell)
-        columns = f"6em repeat({len(names)}, minmax(28px, 52px))"
-        return w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, grid_gap="2px"))
+        wide = "<div style='text-align:right;padding-right:6px'>{}</div>"
+        children = [w.HTML(""), *(w.HTML(tall.format(parts.escape(name))) for name in classes)]
+        self.cells = {}
+        for label in classes:
+            children.append(w.HTML(wide.format(parts.escape(label))))
+            for predicted in classes:
+                cell = w.Button(layout={"width": "100%", "height": "30px", "margin": "0"})
+                cell.on_click(lambda _, label=label, predicted=predicted: self.listen(label, predicted))
+                self.cells[label, predicted] = cell
+                children.append(cell)
+        self.matrix.layout.grid_template_columns = f"6em repeat({len(classes)}, minmax(28px, 52px))"
+        self.matrix.children = children
 
-    def listen(label: str, predicted: str) -> None:
-        ids = misclassified(of_task(), model.value, label, predicted)
-        state.update(
-            left=ids, said=f"<p>{parts.text(label)}, called {parts.text(predicted)}: {len(ids)} clips</p>"
-        )
-        listen_on()
+    def listen(self, label: str, predicted: str) -> None:
+        """Show players for the first clips of a cell."""
+        self.waiting = misclassified(self.of_model(), label, predicted)
+        words = f"{label}, called {predicted}: {len(self.waiting)} clips"
+        self.heading = f"<p>{parts.escape(words)}</p>"
+        self.listen_on()
 
-    def listen_on(*_) -> None:
-        """The next six clips of the cell that was pressed."""
-        now, state["left"] = state["left"][:6], state["left"][6:]
-        players = []
-        for clip in now:
-            try:
-                wave = audio.load_audio(corpus.root / clips.loc[clip, "path"])[: int(16_000 * seconds)]
-                players.append(parts.sound(wave, clips.loc[clip].get("title") or clip))
-            except (audio.Unusable, KeyError) as error:
-                players.append(f"<p>{parts.text(f'{clip}: {error}')}</p>")
-        heard.value = state["said"] + "".join(players)
-        more.description, more.layout.display = (
-            f"{len(state['left'])} more",
-            "" if state["left"] else "none",
-        )
+    def listen_on(self, *_) -> None:
+        """Show players for the next clips of the pressed cell."""
+        now = self.waiting[:CLIPS_AT_ONCE]
+        self.waiting = self.waiting[CLIPS_AT_ONCE:]
+        self.heard.value = self.heading + "".join(map(self.player, now))
+        self.more.description = f"{len(self.waiting)} more"
+        self.more.layout.display = "" if self.waiting else "none"
 
-    task.observe(show_task, "value")
-    model.observe(show_model, "value")
-    more.on_click(listen_on)
-    show_task()
-    parts.persist("results_explorer", {"task": task, "model": model})
-    right = w.VBox([heard, more], layout=w.Layout(flex="1 1 20em", margin="0 0 0 12px"))
-    return parts.WidgetWithFallback(
-        [
-            w.HBox([task, model]),
-            bars,
-            w.HBox([grid, right], layout=w.Layout(flex_flow="row wrap", align_items="flex-start")),
-        ],
-        lambda: _static_figure(of_task(), model.value),
-    )
+    def player(self, clip_id: str) -> str:
+        """Return a player for a clip as HTML, or the reason why it cannot be heard."""
+        try:
+            clip = self.clips.loc[clip_id]
+            wave = audio.load_audio(self.corpus.root / clip["path"])
+        except (audio.Unusable, KeyError) as error:
+            return f"<p>{parts.escape(f'{clip_id}: {error}')}</p>"
+        return parts.sound(wave[: int(16_000 * self.seconds)], clip.get("title") or clip_id)
 
-
-def _static_figure(predictions: pd.DataFrame, model: str) -> Figure:
-    """Accuracies and one confusion matrix, for where widgets cannot run."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plots.results(intervals.summary(predictions), left)
-    of = predictions[predictions["model"] == model]
-    plots.confusion(of, right, model)
-    return figure
+    def static_figure(self) -> Figure:
+        """Return the accuracies and the confusion matrix of the chosen model."""
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        plots.results(intervals.summary(self.of_task()), left)
+        plots.confusion(self.of_model(), right, self.model.value)
+        return figure

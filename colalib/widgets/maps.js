@@ -78,9 +78,9 @@ function render({ model, el }) {
   function neighbours(i, m) { return i < n ? near[m].slice(i * k, (i + 1) * k) : added[i - n].near[m]; }
 
   function view(name, m) {
-    const hint = `${name}: map of ${n} clips. Arrow keys go from clip to clip, Enter plays, plus adds to the list or takes out, Escape clears.`;
+    const hint = `${name}: map of ${n} clips. Arrow keys go from clip to clip, Enter plays, plus adds a clip to the list or removes it, Escape clears the list.`;
     const canvas = element("canvas", { tabIndex: 0, role: "application", "aria-label": hint });
-    const tip = element("div", { className: "cola-tip", hidden: true });
+    const tip = element("div", { className: "cola-tip", role: "tooltip", hidden: true });
     const box = element("div", { className: "cola-view" }, element("div", { className: "cola-title", textContent: name }), canvas, tip);
     const layer = document.createElement("canvas"); // the points, drawn only when they change
     const xs = new Float32Array(n), ys = new Float32Array(n);

@@ -1,5 +1,5 @@
-"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or
-two spaces at once.
+"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or two
+spaces at once.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ import anywidget
 import ipywidgets as w
 import numpy as np
 import soundfile
-import torch
 import traitlets
 from joblib import Parallel, delayed
 from jupyter_core.paths import jupyter_runtime_dir
 from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
-from colalib import course, evaluation
-from colalib.data import audio, segments
-from colalib.data.corpora import Corpus
-from colalib.data.store import MelStore
-from colalib.encoder import Encoder, in_batches, pool_segments
-from colalib.evaluation import plots
-from colalib.files import atomic, fingerprint
+from colalib.data import audio
+from colalib.data.corpus import Corpus
+from colalib.data.store import MelStore, to_stored
+from colalib.encoder import Encoder
+from colalib.evaluation import embed_frames, neighbours, plots
+from colalib.files import atomic, checkout, fingerprint, runs_folder
 from colalib.widgets import parts
 
 HERE = Path(__file__).parent
-IN_PAGE = 500  # clips whose previews are kept in the page; of more, the files are linked
-PREVIEW = 6.0  # seconds of a preview in the page; 20 kB each
+IN_PAGE = 500  # up to so many clips, their previews are kept in the page; of more, files are linked
+PREVIEW = 6.0  # seconds of a preview; 20 kB each
 PLAYABLE = {".mp3", ".wav", ".flac", ".ogg"}  # what browsers play
 
 
 class Space(NamedTuple):
-    """What is drawn: clip embeddings [n, d]; a map of their standardised columns, fitted by UMAP;
-    and their encoder, if other recordings are to be placed on the map."""
+    """What is drawn: clip embeddings [n, d], a map of them, and perhaps their encoder.
+
+    With the encoder, other recordings can be placed on the map.
+    """
 
     features: np.ndarray
-    reducer: object  # umap.UMAP: `embedding_` [n, 2], `transform`
+    reducer: object  # umap.UMAP fitted to the standardised features: `embedding_` [n, 2], `transform`
     encoder: Encoder | None = None
 
 
@@ -56,24 +56,24 @@ class Map(anywidget.AnyWidget):
     size = traitlets.Int().tag(sync=True)
     names = traitlets.List().tag(sync=True)  # of the spaces
     titles = traitlets.List().tag(sync=True)  # of the clips
-    # column → {"names": values, "colours": one each, "codes": one a clip}
+    # column → {"names": values, "colours": one per value, "codes": one per clip}
     columns = traitlets.Dict().tag(sync=True)
     column = traitlets.Unicode().tag(sync=True)
     points = traitlets.Bytes().tag(sync=True)  # float32 [spaces, n, 2]
-    near = traitlets.List().tag(sync=True)  # a space: neighbours [n · k]
+    near = traitlets.List().tag(sync=True)  # per space: neighbours [n · k]
     k = traitlets.Int().tag(sync=True)
-    links = traitlets.List().tag(sync=True)  # of files on the Jupyter server, or empty
+    links = traitlets.List().tag(sync=True)  # to files on the Jupyter server, or empty
     previews = traitlets.Bytes().tag(sync=True)  # MP3 files, one after the other
     offsets = traitlets.List().tag(sync=True)  # where they begin, and the end
     selected = traitlets.Int(-1).tag(sync=True)
     picked = traitlets.List().tag(sync=True)
-    # {"name", "sound", "points": [x, y] a space, "near": numbers a space}
+    # {"name", "sound", "points": [x, y] per space, "near": numbers per space}
     added = traitlets.List().tag(sync=True)
     latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
 
 
 def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
-    """The beginning of samples at 16 kHz as MP3."""
+    """Return the first `seconds` of samples at 16 kHz as MP3."""
     file = io.BytesIO()
     part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
     soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
@@ -81,7 +81,7 @@ def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
 
 
 def preview(path: Path) -> bytes:
-    """The beginning of a recording as MP3; nothing if it can't be read."""
+    """Return the beginning of a recording as MP3; nothing if it cannot be read."""
     try:
         return to_mp3(audio.load_audio(path))
     except audio.Unusable:
@@ -89,156 +89,194 @@ def preview(path: Path) -> bytes:
 
 
 def server_root() -> Path:
-    """The folder whose files the Jupyter server gives out: of the server that started this kernel,
-    else the course's own.
+    """Return the folder whose files the Jupyter server serves.
+
+    Of the server that started this kernel; without one, the course's own folder.
     """
     file = Path(jupyter_runtime_dir()) / f"jpserver-{os.environ.get('JPY_PARENT_PID')}.json"
     try:
         return Path(json.loads(file.read_text())["root_dir"]).resolve()
     except (OSError, ValueError, KeyError):  # no server, or one of another kind
-        return course.home().resolve()
+        return (checkout() or Path.cwd()).resolve()
 
 
 def links(files: list[Path]) -> list[str]:
-    """Addresses of recordings on the Jupyter server, under its base. Files that the server doesn't
-    give out are hard-linked to a folder that it does; of those that can't be, or that browsers
-    don't play, a preview is made there."""
-    root, kept = server_root(), (course.runs() / "previews").resolve()
-    if not kept.is_relative_to(root):
-        kept = Path.cwd() / "previews"
-    kept.mkdir(parents=True, exist_ok=True)
+    """Return addresses of recordings on the Jupyter server, relative to its base.
+
+    Files that the server does not serve, or that browsers do not play, get a stand-in where it does.
+    """
+    root = server_root()
+    folder = (runs_folder() / "previews").resolve()
+    if not folder.is_relative_to(root):
+        folder = Path.cwd() / "previews"
+    folder.mkdir(parents=True, exist_ok=True)
 
     def link(path: Path) -> str:
         path = path.resolve()
-        plays = path.suffix.lower() in PLAYABLE
-        if not plays or not path.is_relative_to(root):
-            made_of = [
-                str(path),
-                *((f"{(at := path.stat()).st_mtime_ns}", f"{at.st_size}") if path.exists() else ()),
-            ]
-            copy = kept / (fingerprint(made_of) + (path.suffix if plays else ".mp3"))
-            if plays and not copy.exists():
-                with suppress(OSError):  # another disk, or no such links there
-                    copy.hardlink_to(path)
-            if not copy.exists():
-                with atomic(copy) as file:
-                    file.write(preview(path))
-            path = copy
+        if path.suffix.lower() not in PLAYABLE or not path.is_relative_to(root):
+            path = stand_in(path, folder)
         return "files/" + quote(Path(os.path.relpath(path, root)).as_posix())
 
     return Parallel(n_jobs=2, prefer="threads")(delayed(link)(file) for file in files)
 
 
+def stand_in(path: Path, folder: Path) -> Path:
+    """Return a file in `folder` that sounds like the one at `path`.
+
+    A hard link; where that cannot be made, or browsers do not play the file, a preview.
+    """
+    plays = path.suffix.lower() in PLAYABLE
+    # named by the content: an edited recording gets another
+    identity = [str(path)]
+    if path.exists():
+        identity += [str(path.stat().st_mtime_ns), str(path.stat().st_size)]
+    copy = folder / (fingerprint(identity) + (path.suffix if plays else ".mp3"))
+    if plays and not copy.exists():
+        with suppress(OSError):  # on another disk, or a file system without hard links
+            copy.hardlink_to(path)
+    if not copy.exists():
+        with atomic(copy) as file:
+            file.write(preview(path))
+    return copy
+
+
 def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Where a recording [samples] lands on a map (x, y), and the numbers of its k nearest clips in
-    the space itself. Raises `ValueError` for a space without an encoder."""
+    """Return where a recording [samples] lies on a map (x, y), and the numbers of its k nearest clips.
+
+    Nearest in the space itself, by cosine similarity of standardised features. Raises `ValueError` for a
+    space without an encoder.
+    """
     if space.encoder is None:
         raise ValueError("this space has no encoder to embed a recording with")
-    x = torch.from_numpy(
-        segments.split_segments(
-            audio.log_mel(wave, store.mel), segments.EVAL_HOP_FRAMES, silence=store.mel.silence
-        )
-    )
-    with torch.no_grad():
-        embedding = pool_segments(in_batches(space.encoder.eval().block_features, x)).numpy()[None]
+    frames = to_stored(audio.log_mel(wave, store.mel))
+    embedding = embed_frames(space.encoder, [frames], store.mel.silence)  # [1, d]
     scaler = StandardScaler().fit(space.features)
-    new, all_ = scaler.transform(embedding), scaler.transform(space.features)
-    similarity = all_ @ new[0] / (np.linalg.norm(all_, axis=1) * np.linalg.norm(new) + 1e-9)
+    new = scaler.transform(embedding)
+    clips = scaler.transform(space.features)
+    similarity = clips @ new[0] / (np.linalg.norm(clips, axis=1) * np.linalg.norm(new) + 1e-9)  # [n]
     return space.reducer.transform(new)[0], np.argsort(-similarity)[:k]
 
 
-def embedding_map(
-    corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None = None, k: int = 5
-) -> parts.WidgetWithFallback:
-    """Maps of a corpus' clips side by side: hover to read, press (or arrow keys and Enter) to hear,
-    drag around some to list and play them in turn. Lines lead to a clip's k nearest in the space
-    itself, its own group left out.
-
-    `spaces`: name → `Space`, one or two; `columns`: those of the store's table to colour by
-    (default: all with 2 to 20 values). A recording of one's own can be added where a space has an
-    encoder. Sounds are in the page (up to 500 clips) or files on the Jupyter server, so that they
-    play without a kernel.
-    """
-    clips, n = store.clips, len(store)
-    if columns is None:  # those with a few values
-        columns = [
-            c
-            for c in clips
-            if c == "label" or (c not in ("shard", "start") and 2 <= clips[c].nunique() <= 20)
-        ]
-    paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
-    files = [corpus.root / paths[clip] for clip in clips["clip_id"]]
-    sounds = {}
-    if n <= IN_PAGE:
-        previews = Parallel(n_jobs=2)(delayed(preview)(f) for f in files)
-        ends = np.cumsum([0, *map(len, previews)])
-        sounds = {"previews": b"".join(previews), "offsets": [int(v) for v in ends]}
-    else:
-        sounds = {"links": links(files)}
-    near = [evaluation.neighbours(s.features, clips["group"].values, k) for s in spaces.values()]
-    page = Map(
-        size=n,
-        names=list(spaces),
-        titles=clips.get("title", clips["clip_id"]).tolist(),
-        columns={c: encode_column(clips[c].to_numpy(dtype=object)) for c in columns},
-        column=columns[0],
-        points=np.stack([s.reducer.embedding_ for s in spaces.values()]).astype(np.float32).tobytes(),
-        near=[found.ravel().tolist() for found in near],
-        k=near[0].shape[1],
-        **sounds,
-    )
-    path = w.Text(placeholder="or a path, then Enter", continuous_update=False, layout=w.Layout(width="24em"))
-    said = w.HTML()
-
-    def add(name: str, wave: np.ndarray) -> None:
-        said.value = f"{parts.text(name)}: embedding …"
-        found = [place(s, wave, store, k) for s in spaces.values()]
-        sound = "data:audio/mpeg;base64," + base64.b64encode(to_mp3(wave)).decode()
-        point = {"name": name, "sound": sound, "points": [xy.tolist() for xy, _ in found]}
-        page.added = [*page.added, point | {"near": [near.tolist() for _, near in found]}]
-        said.value = f"{parts.text(name)}: the star on the map; its nearest are listed"
-
-    def dropped(name: str, content: bytes) -> None:
-        try:
-            add(name, parts.decode(name, content))
-        except audio.Unusable as error:
-            said.value = parts.text(f"{name}: {error}")
-
-    def typed(change) -> None:
-        if change["new"].strip():
-            file = Path(change["new"].strip()).expanduser()
-            try:
-                add(file.name, audio.load_audio(file))
-            except audio.Unusable as error:
-                said.value = parts.text(f"{file.name}: {error}")
-
-    path.observe(typed, "value")
-    parts.persist("embedding_map", {"column": page}, "column")
-    children = [page]
-    if all(s.encoder is not None for s in spaces.values()):
-        children.append(
-            w.HBox(
-                [parts.FileDrop(dropped), path, said],
-                layout=w.Layout(flex_flow="row wrap", align_items="center"),
-            )
-        )
-    return parts.WidgetWithFallback(children, lambda: _static_figure(store, spaces, page.column))
-
-
 def encode_column(values: np.ndarray) -> dict:
-    """A column as numbers: its values with a colour each (those of `plots.embedding_map`), and a
-    number a clip.
+    """Return a column as numbers: its values, a colour for each, and the number of each clip's value.
+
+    The colours are those of `plots.embedding_map`.
     """
     names, codes = np.unique(values.astype(str), return_inverse=True)
     colour = {"": "#CCCCCC"} | plots.colours(set(names) - {""})
     return {"names": names.tolist(), "colours": [colour[name] for name in names], "codes": codes.tolist()}
 
 
-def _static_figure(store: MelStore, spaces: dict[str, Space], column: str) -> Figure:
-    """The same maps as a figure, for print and where widgets cannot run."""
-    figure = Figure(figsize=(1.5 + 5 * len(spaces), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(spaces), squeeze=False)[0]
-    for ax, (name, space) in zip(axes, spaces.items()):
-        legend = "right" if ax is axes[-1] else None
-        plots.embedding_map(space.reducer.embedding_, store.clips[column], ax, name, legend)
-    return figure
+def embedding_map(
+    corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None = None, k: int = 5
+) -> EmbeddingMap:
+    """Show maps of a corpus' clips side by side.
+
+    Hover over a point to read, press it to hear it (or use arrow keys and Enter). Drag around several to
+    list them and play them in turn. Lines lead to the k clips that are nearest in the space itself; the
+    clip's own group is left out.
+
+    `spaces`: name → `Space`, one or two. `columns`: those of the store's table to colour by (default: all
+    with 2 to 20 values). If all spaces have an encoder, you can add a recording of your own. Sounds play
+    without a kernel: they are in the page (up to 500 clips) or files on the Jupyter server.
+    """
+    return EmbeddingMap(corpus, store, spaces, columns, k)
+
+
+class EmbeddingMap(parts.WidgetWithFallback):
+    """The page with the maps, and a row to add recordings: an upload, a path, a message."""
+
+    def __init__(
+        self, corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None, k: int
+    ):
+        super().__init__()
+        self.store = store
+        self.spaces = spaces
+        self.k = k
+        self.page = self.make_page(corpus, columns or colour_columns(store))
+        self.drop = parts.FileDrop(self.add_upload)
+        options = {"continuous_update": False, "layout": {"width": "24em"}}
+        self.path = w.Text(placeholder="or a path, then Enter", **options)
+        self.path.observe(self.add_path, "value")
+        self.message = w.HTML()
+        parts.persist("embedding_map", {"column": self.page}, "column")
+        row = w.HBox([self.drop, self.path, self.message], layout=parts.ROW | {"align_items": "center"})
+        can_embed = all(space.encoder is not None for space in spaces.values())
+        self.children = [self.page, row] if can_embed else [self.page]
+
+    def make_page(self, corpus: Corpus, columns: list[str]) -> Map:
+        """Return the page, with all that it needs when the kernel is gone."""
+        clips = self.store.clips
+        groups = clips["group"].values
+        near = [neighbours(space.features, groups, self.k) for space in self.spaces.values()]
+        points = np.stack([space.reducer.embedding_ for space in self.spaces.values()])
+        paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
+        return Map(
+            size=len(clips),
+            names=list(self.spaces),
+            titles=clips.get("title", clips["clip_id"]).tolist(),
+            columns={column: encode_column(clips[column].to_numpy(dtype=object)) for column in columns},
+            column=columns[0],
+            points=points.astype(np.float32).tobytes(),
+            near=[of_space.ravel().tolist() for of_space in near],
+            k=near[0].shape[1],
+            **page_sounds([corpus.root / paths[clip] for clip in clips["clip_id"]]),
+        )
+
+    def add(self, name: str, load) -> None:
+        """Place a recording on the maps; `load()` returns its samples or raises `audio.Unusable`."""
+        title = parts.escape(name)
+        try:
+            wave = load()
+        except audio.Unusable as error:
+            self.message.value = f"{title}: {parts.escape(str(error))}"
+            return
+        self.message.value = f"{title}: embedding …"
+        placed = [place(space, wave, self.store, self.k) for space in self.spaces.values()]
+        recording = {
+            "name": name,
+            "sound": "data:audio/mpeg;base64," + base64.b64encode(to_mp3(wave)).decode(),
+            "points": [point.tolist() for point, _ in placed],
+            "near": [near.tolist() for _, near in placed],
+        }
+        self.page.added = [*self.page.added, recording]
+        self.message.value = f"{title}: the star on the map. Its nearest clips are listed."
+
+    def add_upload(self, name: str, content: bytes) -> None:
+        """Place an uploaded file."""
+        self.add(name, lambda: parts.decode(name, content))
+
+    def add_path(self, change) -> None:
+        """Place the file at the path that was typed."""
+        if change["new"].strip():
+            file = Path(change["new"].strip()).expanduser()
+            self.add(file.name, lambda: audio.load_audio(file))
+
+    def static_figure(self) -> Figure:
+        """Return the maps as a figure."""
+        figure = Figure(figsize=(1.5 + 5 * len(self.spaces), 4.4), layout="constrained")
+        axes = figure.subplots(1, len(self.spaces), squeeze=False)[0]
+        labels = self.store.clips[self.page.column]
+        for ax, (name, space) in zip(axes, self.spaces.items()):
+            legend = "right" if ax is axes[-1] else None
+            plots.embedding_map(space.reducer.embedding_, labels, ax, name, legend)
+        return figure
+
+
+def colour_columns(store: MelStore) -> list[str]:
+    """Return the columns of a store's table that clips can be coloured by: those with 2 to 20 values."""
+    clips = store.clips
+    return [
+        column
+        for column in clips
+        if column == "label" or (column not in ("shard", "start") and 2 <= clips[column].nunique() <= 20)
+    ]
+
+
+def page_sounds(files: list[Path]) -> dict:
+    """Return the traits of `Map` that hold the sounds: previews of a few clips, links to many."""
+    if len(files) > IN_PAGE:
+        return {"links": links(files)}
+    previews = Parallel(n_jobs=2)(delayed(preview)(file) for file in files)
+    ends = np.cumsum([0, *map(len, previews)])
+    return {"previews": b"".join(previews), "offsets": ends.tolist()}

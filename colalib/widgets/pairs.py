@@ -1,5 +1,5 @@
-"""The pair player (notebook 2): anchor, positive and distractors to hear and see, and the
-contrastive task as a quiz.
+"""The pair player (notebook 2): anchor, positive and distractors to hear and see, and the contrastive task
+as a quiz.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from torch.nn import functional as F
 
 from colalib.data import audio, segments
-from colalib.data.corpora import Corpus
+from colalib.data.corpus import Corpus
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.data.store import MelStore
 from colalib.encoder import Encoder
@@ -35,52 +35,63 @@ AUGMENTATIONS = {
 
 @dataclass
 class Question:
-    """An anchor and candidates, each (clip number, first frame); `answer` is the place of the
-    positive among the candidates.
+    """An anchor and candidates, each (clip number, first frame).
+
+    `answer` is the index of the positive among the candidates.
     """
 
     anchor: tuple[int, int]
     candidates: list[tuple[int, int]]
     answer: int
 
+    def crops(self) -> list[tuple[str, tuple[int, int]]]:
+        """Return role and place of the anchor and of each candidate."""
+        roles = ["positive" if i == self.answer else "distractor" for i in range(len(self.candidates))]
+        return [("anchor", self.anchor), *zip(roles, self.candidates)]
+
 
 def draw(
     store: MelStore, rng: np.random.Generator, candidates: int = 4, rows: np.ndarray | None = None
 ) -> Question:
-    """A question as pre-training asks it: two crops of one clip drawn independently, and one crop
-    each of other clips, of other groups. `rows`: the clips to draw from."""
+    """Draw a question as pre-training asks it.
+
+    Two crops of one clip are drawn independently, and one crop each of other clips, of other groups.
+    `rows`: the clips to draw from. Raises `UserError` if they are too few.
+    """
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
+    groups = store.clips["group"].values
 
-    def crop(i: int) -> tuple[int, int]:
-        return int(i), int(rng.integers(max(len(store.frames(int(i))) - SEGMENT_FRAMES, 0) + 1))
+    def crop(clip: int) -> tuple[int, int]:
+        return int(clip), int(rng.integers(max(len(store.frames(int(clip))) - SEGMENT_FRAMES, 0) + 1))
 
-    chosen, groups = rng.choice(rows), store.clips["group"].values
+    chosen = rng.choice(rows)
     others = rows[groups[rows] != groups[chosen]]
     if len(others) < candidates - 1:  # hardly any other group
         others = rows[rows != chosen]
     if len(others) < candidates - 1:
-        raise UserError(f"{len(rows)} clips are too few to choose from: at least {candidates}")
-    places = [crop(chosen), *(crop(i) for i in rng.choice(others, candidates - 1, replace=False))]
+        raise UserError(f"{len(rows)} clips are too few to choose from: at least {candidates} are needed")
+    crops = [crop(chosen), *(crop(clip) for clip in rng.choice(others, candidates - 1, replace=False))]
     order = rng.permutation(candidates)
-    return Question(crop(chosen), [places[k] for k in order], int(np.flatnonzero(order == 0)[0]))
+    return Question(crop(chosen), [crops[i] for i in order], int(np.flatnonzero(order == 0)[0]))
 
 
 def segment(store: MelStore, place: tuple[int, int]) -> np.ndarray:
-    """The log-mel segment [SEGMENT_FRAMES, n_mels] at a place; a short clip is centred among
-    silence, as in a whole-clip embedding.
+    """Return the log-mel segment [SEGMENT_FRAMES, n_mels] at a place.
+
+    A shorter clip is centred among silence, as when a whole clip is embedded.
     """
     clip, start = place
-    return segments.split_segments(
-        store.frames(clip)[start : start + SEGMENT_FRAMES], SEGMENT_FRAMES, SEGMENT_FRAMES, store.mel.silence
-    )[0]
+    frames = store.frames(clip)[start : start + SEGMENT_FRAMES]
+    return segments.split_segments(frames, SEGMENT_FRAMES, silence=store.mel.silence)[0]
 
 
 @torch.no_grad()
 def choice(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarray]) -> int:
-    """The candidate whose h is most similar to the anchor's (cosine), of segments [SEGMENT_FRAMES,
-    n_mels].
+    """Return the index of the candidate whose h is most similar to the anchor's, by cosine.
+
+    All are segments [SEGMENT_FRAMES, n_mels].
     """
-    h = encoder.eval()(torch.from_numpy(np.stack([anchor, *candidates])))
+    h = encoder.eval()(torch.from_numpy(np.stack([anchor, *candidates])))  # [1 + candidates, dim]
     return int(F.cosine_similarity(h[:1], h[1:]).argmax())
 
 
@@ -90,171 +101,201 @@ def pair_player(
     encoders: dict[str, Encoder] | None = None,
     candidates: int = 4,
     seed: int = 0,
-) -> parts.WidgetWithFallback:
-    """Anchor, positive and distractors side by side: hear them, see where in their clips they lie,
-    draw others, switch augmentations on; or be asked which candidate comes from the anchor's clip,
-    with the score of `encoders` (name → `Encoder`) beside yours. `candidates` to choose from;
-    `seed` of what is drawn. Clips of the test split, if there are enough groups."""
-    kept = read_choices().get("quiz")  # name → [right, asked]
-    score = kept if isinstance(kept, dict) and all(isinstance(v, list) for v in kept.values()) else {}
-    # after a restart other questions than those answered before
-    rng = np.random.default_rng([seed, score.get("you", [0, 0])[1]])
-    state = {"rng": rng, "question": None, "drawn": 0, "answered": True}
-    # unheard by encoders of the course
-    rows = np.flatnonzero(store.clips["split"].values == "test")
-    if len(set(store.clips["group"].values[rows])) <= candidates:
-        rows = np.arange(len(store))
+) -> PairPlayer:
+    """Show anchor, positive and distractors side by side, to hear and to see where they lie in their clips.
 
-    mode = w.ToggleButtons(options=["listen", "quiz"], description="", style={"button_width": "6em"})
-    another = w.Button(description="draw another", icon="random", button_style="primary")
-    switches = {
-        name: w.Checkbox(False, description=name, indent=False, layout=w.Layout(width="auto"))
-        for name in AUGMENTATIONS
-    }
-    cards = [w.HTML() for _ in range(candidates + 1)]
-    buttons = [w.Button(description="this one", layout=w.Layout(width="8em")) for _ in range(candidates)]
-    forget = w.Button(description="score to zero", layout=w.Layout(width="9em"))
-    verdict = w.HTML()
+    You can draw others and switch augmentations on. In the quiz you say which candidate comes from the
+    anchor's clip; the score of `encoders` (name → `Encoder`) stands beside yours. `candidates` to choose
+    from; `seed` of what is drawn. Clips are those of the test split, if it has enough groups.
+    """
+    return PairPlayer(corpus, store, encoders or {}, candidates, seed)
 
-    @lru_cache(maxsize=16)
-    def wave(clip: int) -> np.ndarray:
-        return audio.load_audio(corpus.root / store.clips["path"].iloc[clip])
 
-    def altered(k: int, place: tuple[int, int]) -> np.ndarray:
-        """The segment as the encoders get it; the same again until another question is drawn."""
-        x, rng = segment(store, place), np.random.default_rng([seed, state["drawn"], k])
-        for name, switch in switches.items():
+class PairPlayer(parts.WidgetWithFallback):
+    """A mode to choose, a button for another question, switches, a card per segment, the quiz' buttons.
+
+    `cards[0]` is the anchor's; `choose[i]` chooses candidate i. `score` maps each name to [right, asked].
+    """
+
+    def __init__(
+        self, corpus: Corpus, store: MelStore, encoders: dict[str, Encoder], candidates: int, seed: int
+    ):
+        super().__init__()
+        self.corpus = corpus
+        self.store = store
+        self.encoders = encoders
+        self.seed = seed
+        self.score = kept_score()
+        # after a restart other questions than those that were answered before
+        self.rng = np.random.default_rng([seed, self.score.get("you", [0, 0])[1]])
+        self.rows = clips_to_ask(store, candidates)
+        self.drawn = 0  # questions so far
+        self.answered = False
+        self.load_audio = lru_cache(maxsize=16)(audio.load_audio)  # the clips of about three questions
+        self.mode = w.ToggleButtons(options=["listen", "quiz"], style={"button_width": "6em"})
+        self.another = w.Button(description="draw another", icon="random", button_style="primary")
+        self.switches = {
+            name: w.Checkbox(False, description=name, indent=False, layout={"width": "auto"})
+            for name in AUGMENTATIONS
+        }
+        self.cards = [w.HTML() for _ in range(candidates + 1)]
+        self.choose = [w.Button(description="this one", layout={"width": "8em"}) for _ in range(candidates)]
+        self.verdict = w.HTML()
+        self.forget = w.Button(description="reset the score", layout={"width": "9em"})
+        self.children = self.arrange()
+        parts.persist("pair_player", {"mode": self.mode, **self.switches})
+        # a new question too, because the answer of this one was shown
+        self.mode.observe(self.ask, "value")
+        self.another.on_click(self.ask)
+        for switch in self.switches.values():
+            switch.observe(self.show, "value")
+        for button in self.choose:
+            button.on_click(self.answer)
+        self.forget.on_click(self.reset_score)
+        self.ask()
+
+    def arrange(self) -> list[w.Widget]:
+        """Return the rows of the widget."""
+        flow = parts.ROW | {"align_items": "center"}
+        narrow = {"flex": "1 1 164px", "min_width": "164px", "max_width": "260px"}
+        columns = [w.VBox([self.cards[0]], layout=narrow)]
+        for pair in zip(self.cards[1:], self.choose):
+            columns.append(w.VBox(pair, layout=narrow | {"align_items": "center"}))
+        return [
+            w.HBox([self.mode, self.another, *self.switches.values()], layout=flow),
+            w.HBox(columns, layout=parts.ROW),
+            w.HBox([self.verdict, self.forget], layout=flow),
+        ]
+
+    def ask(self, *_) -> None:
+        """Draw another question, and show it."""
+        self.question = draw(self.store, self.rng, len(self.choose), self.rows)
+        self.drawn += 1
+        self.answered = False
+        self.show()
+
+    def show(self, *_) -> None:
+        """Show the question, or in the quiz what belongs to it."""
+        quiz = self.mode.value == "quiz"
+        hidden = quiz and not self.answered
+        for number, (role, place) in enumerate(self.question.crops()):
+            self.cards[number].value = self.card(number, role, place, hidden)
+        for button in self.choose:
+            button.layout.visibility = "visible" if quiz else "hidden"
+            button.disabled = not hidden
+        self.forget.layout.visibility = "visible" if quiz and self.score else "hidden"
+        words = "Which candidate comes from the anchor's clip?" if hidden else self.standing()
+        self.verdict.value = words if quiz else ""
+
+    def answer(self, button: w.Button) -> None:
+        """Count an answer beside those of the encoders, and show what was right."""
+        if self.answered:  # pressed twice
+            return
+        self.answered = True
+        chosen = {"you": self.choose.index(button)}
+        anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(self.question.crops()))
+        chosen |= {name: choice(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
+        for name, candidate in chosen.items():
+            right, asked = self.score.get(name, [0, 0])
+            self.score[name] = [right + (candidate == self.question.answer), asked + 1]
+        keep_choice("quiz", self.score)
+        self.show()
+        right = chosen.pop("you") == self.question.answer
+        verdict = "Right" if right else f"No, it was candidate {self.question.answer + 1}"
+        others = "; ".join(f"{name} chose {candidate + 1}" for name, candidate in chosen.items())
+        self.verdict.value = f"<b>{verdict}.</b> {others}<br>{self.standing()}"
+
+    def reset_score(self, _) -> None:
+        """Forget the score."""
+        self.score.clear()
+        keep_choice("quiz", self.score)
+        self.show()
+
+    def standing(self) -> str:
+        """Return the score in words."""
+        score = {name: self.score.get(name, [0, 0]) for name in ("you", *self.encoders)}
+        words = (f"{name} {right} of {asked}" for name, (right, asked) in score.items())
+        return "right so far: " + ", ".join(words)
+
+    def altered(self, number: int, place: tuple[int, int]) -> np.ndarray:
+        """Return the segment [SEGMENT_FRAMES, n_mels] as the encoders get it; the same for one question."""
+        x = segment(self.store, place)
+        rng = np.random.default_rng([self.seed, self.drawn, number])
+        for name, switch in self.switches.items():
             if switch.value:
                 x = AUGMENTATIONS[name](x, rng)
         return x
 
-    def card(k: int, place: tuple[int, int], role: str, hidden: bool) -> str:
-        clip, start = place
-        x, name = altered(k, place), "anchor" if k == 0 else f"candidate {k}" if hidden else role
-        rate, hop = store.mel.sample_rate, store.mel.hop
+    def card(self, number: int, role: str, place: tuple[int, int], hidden: bool) -> str:
+        """Return player, picture and origin of a segment as HTML; only the first two if `hidden`."""
+        name = f"candidate {number}" if hidden and number else role
+        x = self.altered(number, place)
         try:
-            if any(s.value for s in switches.values()):
-                heard = audio.resynthesise(x, store.mel)
-            else:
-                heard = wave(clip)[start * hop : start * hop + int(rate * store.mel.seconds(SEGMENT_FRAMES))]
-            player = parts.sound(heard, name, rate)
+            player = parts.sound(self.heard(x, place), name, self.store.mel.sample_rate)
         except audio.Unusable as error:
-            player = f"<b>{name}</b> cannot be played: {parts.text(str(error))}"
-        figure = _figure(store, place, x, hidden)
-        title = store.clips.get("title", store.clips["clip_id"]).iloc[clip]
-        where = f"{store.mel.seconds(start):.2f} s into {parts.text(title)}" if not hidden else ""
-        colour = "#555555" if hidden and k else plots.ROLES[role]
+            player = f"<b>{name}</b> cannot be played: {parts.escape(str(error))}"
+        picture = parts.picture(
+            card_figure(self.store, place, x, hidden), f"log-mel spectrogram of the {name}"
+        )
+        origin = ""
+        if not hidden:
+            clip, start = place
+            title = self.store.clips.get("title", self.store.clips["clip_id"]).iloc[clip]
+            origin = f"{self.store.mel.seconds(start):.2f} s into {parts.escape(title)}"
+        colour = "#555555" if hidden and number else plots.ROLES[role]
         return (
-            f'<div style="border-top:5px solid {colour};padding:4px 6px">'
-            f"{player}{parts.picture(figure, f'log-mel spectrogram of the {name}')}"
-            f'<div style="line-height:1.3;height:3.9em;overflow:hidden">{where}</div></div>'
+            f'<div style="border-top:5px solid {colour};padding:4px 6px">{player}{picture}'
+            f'<div style="line-height:1.3;height:3.9em;overflow:hidden">{origin}</div></div>'
         )
 
-    def show(*_) -> None:
-        q = state["question"]
-        hidden = mode.value == "quiz" and not state["answered"]
-        for k, place in enumerate([q.anchor, *q.candidates]):
-            role = "anchor" if k == 0 else "positive" if k - 1 == q.answer else "distractor"
-            cards[k].value = card(k, place, role, hidden)
-        for button in buttons:
-            button.layout.visibility = "visible" if mode.value == "quiz" else "hidden"
-            button.disabled = not hidden
-        forget.layout.visibility = "visible" if mode.value == "quiz" and score else "hidden"
-        asked = "Which candidate comes from the anchor's clip?" if hidden else _standing(score, encoders)
-        verdict.value = asked if mode.value == "quiz" else ""
+    def heard(self, x: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        """Return samples: of the recording, or of what the augmentations left. Raises `audio.Unusable`."""
+        if any(switch.value for switch in self.switches.values()):
+            return audio.resynthesise(x, self.store.mel)
+        clip, start = place
+        wave = self.load_audio(self.corpus.root / self.store.clips["path"].iloc[clip])
+        hop = self.store.mel.hop
+        return wave[start * hop : (start + SEGMENT_FRAMES) * hop]
 
-    def fresh(*_) -> None:
-        state.update(
-            question=draw(store, state["rng"], candidates, rows), drawn=state["drawn"] + 1, answered=False
-        )
-        show()
-
-    def answered(button: w.Button) -> None:
-        if state["answered"]:  # pressed twice
-            return
-        q, given = state["question"], buttons.index(button)
-        state["answered"] = True
-        anchor, others = (altered(0, q.anchor), [altered(k, c) for k, c in enumerate(q.candidates, start=1)])
-        said = {name: choice(e, anchor, others) for name, e in (encoders or {}).items()}
-        for name, k in {"you": given, **said}.items():
-            right, asked = score.get(name, [0, 0])
-            score[name] = [right + (k == q.answer), asked + 1]
-        keep_choice("quiz", score)
-        show()
-        told = "; ".join(f"{name} chose {k + 1}" for name, k in said.items())
-        right = "Right" if given == q.answer else f"No, it was candidate {q.answer + 1}"
-        verdict.value = f"<b>{right}.</b> {told}<br>{_standing(score, encoders)}"
-
-    def zero(_) -> None:
-        score.clear()
-        keep_choice("quiz", score)
-        show()
-
-    mode.observe(fresh, "value")  # a question whose answer was shown is no question
-    another.on_click(fresh)
-    for switch in switches.values():
-        switch.observe(show, "value")
-    for button in buttons:
-        button.on_click(answered)
-    forget.on_click(zero)
-    parts.persist("pair_player", {"mode": mode, **switches})
-    fresh()
-    flow = w.Layout(flex_flow="row wrap", align_items="center")
-    narrow = {"flex": "1 1 164px", "min_width": "164px", "max_width": "260px"}
-    columns = [w.VBox([cards[0]], layout=w.Layout(**narrow))]
-    columns += [
-        w.VBox(pair, layout=w.Layout(**narrow, align_items="center")) for pair in zip(cards[1:], buttons)
-    ]
-    return parts.WidgetWithFallback(
-        [
-            w.HBox([mode, another, *switches.values()], layout=flow),
-            w.HBox(columns, layout=w.Layout(flex_flow="row wrap")),
-            w.HBox([verdict, forget], layout=flow),
-        ],
-        lambda: _overview(store, state["question"]),
-    )
+    def static_figure(self) -> Figure:
+        """Return all segments of the question side by side."""
+        return plots.panels([(role, segment(self.store, place)) for role, place in self.question.crops()])
 
 
-def _standing(score: dict, encoders: dict | None) -> str:
-    """The score in words."""
-    told = {name: score.get(name, [0, 0]) for name in ("you", *(encoders or {}))}
-    return "right so far: " + ", ".join(f"{name} {right} of {asked}" for name, (right, asked) in told.items())
+def kept_score() -> dict[str, list[int]]:
+    """Return the score that is kept, name → [right, asked]; an empty one if it is damaged."""
+    score = read_choices().get("quiz")
+    valid = isinstance(score, dict) and all(isinstance(counts, list) for counts in score.values())
+    return score if valid else {}
 
 
-def _figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
-    """The segment [SEGMENT_FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
+def clips_to_ask(store: MelStore, candidates: int) -> np.ndarray:
+    """Return the test clips, which the course's encoders have not heard; all if their groups are too few."""
+    rows = np.flatnonzero(store.clips["split"].values == "test")
+    enough = len(set(store.clips["group"].values[rows])) > candidates
+    return rows if enough else np.arange(len(store))
+
+
+def card_figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: bool) -> Figure:
+    """Draw a segment [SEGMENT_FRAMES, n_mels], and unless `hidden` its clip with the segment marked."""
     figure = Figure(figsize=(2.1, 1.5 if hidden else 2.5), layout="constrained")
     if hidden:
-        _plain(plots.spectrogram(x, store.mel, figure.subplots()))
+        narrow_axes(plots.spectrogram(x, store.mel, figure.subplots()))
         return figure
     clip, start = place
     top, bottom = figure.subplots(2, 1)
-    _plain(plots.spectrogram(x, store.mel, top)).set_xlabel("")
-    _plain(plots.spectrogram(store.frames(clip), store.mel, bottom))
-    height = store.mel.n_mels - 1
-    box = Rectangle(
-        (store.mel.seconds(start), 0.5),
-        store.mel.seconds(SEGMENT_FRAMES),
-        height,
-        fill=False,
-        ec="white",
-        lw=3,
-    )
-    bottom.add_patch(box)
+    narrow_axes(plots.spectrogram(x, store.mel, top)).set_xlabel("")
+    narrow_axes(plots.spectrogram(store.frames(clip), store.mel, bottom))
+    corner = (store.mel.seconds(start), 0.5)  # half a band inside, so that the frame is seen
+    size = (store.mel.seconds(SEGMENT_FRAMES), store.mel.n_mels - 1)
+    bottom.add_patch(Rectangle(corner, *size, fill=False, ec="white", lw=3))
     return figure
 
 
-def _plain(ax: Axes) -> Axes:
-    """Fewer marks, for a narrow card."""
+def narrow_axes(ax: Axes) -> Axes:
+    """Thin out the marks, for a narrow card."""
     labels = [label.get_text() for label in ax.get_yticklabels()]
     ax.set_yticks(ax.get_yticks()[::2], labels[::2])
     ax.set_ylabel("Hz")
     ax.tick_params(labelsize=8)
     return ax
-
-
-def _overview(store: MelStore, question: Question) -> Figure:
-    """All segments of a question side by side, for where widgets cannot run."""
-    roles = ["positive" if k == question.answer else "distractor" for k in range(len(question.candidates))]
-    places = [question.anchor, *question.candidates]
-    return plots.panels([(r, segment(store, p)) for r, p in zip(["anchor", *roles], places)])

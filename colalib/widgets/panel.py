@@ -1,267 +1,129 @@
-"""The training panel (notebooks 3 and 4): turn settings, train in a process of its own, watch,
-stop, resume, compare runs.
+"""The training panel (notebooks 3 and 4): change settings, train in a process of its own, watch, stop,
+resume, compare runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from matplotlib.figure import Figure
 
 from colalib.cola import Cola
-from colalib.data import segments
 from colalib.data.clips import Clips, pretraining_clips, split_validation
+from colalib.data.segments import pair_batch
 from colalib.data.store import open_store
 from colalib.errors import UserError
 from colalib.evaluation import plots
-from colalib.files import write_json
 from colalib.settings import FinetuneConfig, PretrainConfig
-from colalib.training.runs import read_checkpoint
+from colalib.training.runs import CONFIGS, Run, read_checkpoint
 from colalib.widgets import parts
 from colalib.widgets.choices import keep_choice, read_choices
+from colalib.widgets.controls import WIDE, arguments, controls
+from colalib.widgets.job import Job
 
-# a kernel ignores SIGINT between cells, and its children would inherit that; SIGTERM, once the
-# training runs, is answered by a
-# checkpoint (`loop.Schedule`), and before that as Ctrl-C
-COMMAND = (
-    "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
-    "from colalib.cli import main; main()"
-)
 SHOWN = {
     PretrainConfig: (
-        "objective",
-        "batch_size",
-        "lr",
-        "filter_db",
-        "mask_bands",
-        "temperature",
-        "margin",
-        "seed",
+        "objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed",
     ),
     FinetuneConfig: ("labels_per_class", "optimiser", "batch_size", "lr", "weight_decay", "dropout", "seed"),
-}
-WIDE = {"style": {"description_width": "14.5em"}, "layout": w.Layout(width="29em")}
+}  # fmt: skip
+CURVES = {"loss": "loss (nats)", "accuracy": "accuracy", "rank": "rank of the positive"}
+
+# --------------------------------------------------------------------------------------------- runs
 
 
-def controls(kind: type, names: tuple[str, ...]) -> dict[str, w.Widget]:
-    """A control for each of `names` among the settings of a config dataclass, made from what it
-    says of itself: its text and the paper's value are the tooltip and stand behind the name."""
-    made = {}
-    for f in dataclasses.fields(kind):
-        if f.name not in names:
-            continue
-        about = f.metadata
-        paper = about.get("paper")
-        label = about.get("label", f.name.replace("_", " ")) + (
-            f" (paper {paper:g})" if _number(paper) else ""
-        )
-        common = {"description": label, "tooltip": about["text"], **WIDE}
-        low, high = about.get("between") or about.get("limits") or (0, None)
-        if "choices" in about:
-            options = [(f"{c} (paper)" if c == paper else c, c) for c in about["choices"]]
-            made[f.name] = w.Dropdown(options=options, value=f.default, **common)
-        elif isinstance(f.default, bool):
-            made[f.name] = w.Checkbox(f.default, **common)
-        elif f.default is None:  # an optional number
-            made[f.name] = w.Text("", placeholder="all" if "label" in f.name else "", **common)
-        elif high is None or high > 2**31:
-            made[f.name] = w.BoundedIntText(f.default, min=low, max=2**31 - 1, **common)
-        elif isinstance(f.default, int) and high > 128:  # by doubling
-            sizes = [2**p for p in range(math.ceil(math.log2(low)), int(math.log2(high)) + 1)]
-            made[f.name] = w.SelectionSlider(
-                options=sizes, value=f.default, continuous_update=False, **common
-            )
-        elif isinstance(f.default, int):
-            made[f.name] = w.IntSlider(f.default, min=low, max=high, continuous_update=False, **common)
-        elif low and high / low >= 50:  # round numbers, three a decade
-            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-            values = [v for d in decades for m in (1, 2, 5) if low <= (v := float(f"{m}e{d}")) <= high]
-            options = [(f"{v:g}", v) for v in [*values, high]]
-            made[f.name] = w.SelectionSlider(
-                options=options, value=f.default, continuous_update=False, **common
-            )
-        else:
-            step = 0.5 if high - low > 5 else 0.05
-            made[f.name] = w.FloatSlider(
-                f.default, min=low, max=high, step=step, continuous_update=False, **common
-            )
-    return made
+def runs_of(folder: Path, kind: str) -> list[Run]:
+    """Return the runs of a kind ("pretrain", "finetune") in a folder, oldest first."""
+    runs = []
+    for file in sorted(folder.glob("*/config.json"), key=lambda file: file.stat().st_mtime):
+        with suppress(UserError):  # another folder with a config.json, such as a store
+            if Run(file.parent).kind == kind:
+                runs.append(Run(file.parent))
+    return runs
 
 
-def _number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def state(run: Run) -> str:
+    """Return "training", "finished" or "stopped"."""
+    if Job(run.path).process():
+        return "training"
+    return "finished" if run.finished else "stopped"
 
 
-def arguments(controls: dict[str, w.Widget]) -> list[str]:
-    """What the controls say, as options of the command line."""
-    given = []
-    for name, control in controls.items():
-        flag = name.replace("_", "-")
-        if isinstance(control.value, bool):
-            given.append(f"--{flag}" if control.value else f"--no-{flag}")
-        elif control.value != "":
-            given += [f"--{flag}", str(control.value)]
-    return given
+def run_table(folder: Path, kind: str) -> pd.DataFrame:
+    """Return one row per run of a kind in a folder, oldest first.
 
-
-class Job:
-    """One training as its own process of the command line. What it prints goes to `RUN.log.txt`
-    beside the run folder; its number and its words to `RUN.job.json`, by which a later kernel finds
-    it again and resumes it."""
-
-    def __init__(self, out: Path, given: list[str] | None = None):
-        self.out, self.log, self.kept = (
-            out,
-            out.with_name(f"{out.name}.log.txt"),
-            out.with_name(f"{out.name}.job.json"),
-        )
-        self.process = None
-        if given is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            # so that interrupting the kernel does not interrupt the training
-            apart = {"start_new_session": True}
-            if os.name == "nt":
-                apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            command = [sys.executable, "-c", COMMAND, *given, "--out", str(out)]
-            with open(self.log, "wb") as log:
-                self.process = subprocess.Popen(
-                    command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **apart
-                )
-            write_json(self.kept, {"process": self.process.pid, "given": given})
-
-    def known(self) -> dict:
-        """What is written down of it: "process", "given"."""
-        try:
-            return json.loads(self.kept.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-
-    def found(self) -> psutil.Process | None:
-        """The process, if it runs."""
-        if self.process is not None and self.process.poll() is not None:
-            return None
-        try:
-            process = psutil.Process(self.known()["process"])
-            return process if str(self.out) in process.cmdline() and process.status() != "zombie" else None
-        except (KeyError, psutil.Error):
-            return None
-
-    def stop(self) -> None:
-        """It writes a checkpoint within a few steps and ends; it can be resumed."""
-        if process := self.found():
-            process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
-
-    def error(self) -> str:
-        """All that it printed, without progress bars, if it neither finished nor was interrupted."""
-        text = self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
-        lines = [
-            line for line in text.splitlines() if line.strip() and "it/s" not in line and "█" not in line
-        ]
-        refused = any(line.startswith(("colalib: ", "Traceback")) or ": error: " in line for line in lines)
-        if "colalib: interrupted" in text or ((self.out / "encoder.safetensors").exists() and not refused):
-            return ""
-        return "\n".join(lines if refused else [*lines, "It ended without a word: killed, or out of memory."])
-
-
-def metrics(run: Path) -> pd.DataFrame:
-    """metrics.csv of a run as far as it is written."""
-    try:
-        return pd.read_csv(run / "metrics.csv")
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
-        return pd.DataFrame({"step": []})
-
-
-def progress(run: Path) -> tuple[float, float]:
-    """Share done, and seconds left (not a number before the first step)."""
-    found = metrics(run)
-    if found.empty:
-        return 0.0, math.nan
-    config, last = json.loads((run / "config.json").read_text("utf-8"))["config"], found.iloc[-1]
-    done = {"minutes": last["seconds"] / 60, "steps": last["step"], "epochs": last["epoch"]}
-    share = next(min(done[k] / config[k], 1.0) for k in done if config[k])
-    return share, last["seconds"] * (1 / max(share, 1e-6) - 1)
-
-
-@torch.no_grad()
-def similarities(run: Path, clips: Clips, pairs: int = 24) -> tuple[np.ndarray, int]:
-    """The run's own similarity of anchors and positives [pairs, pairs] from `clips`, by its last
-    checkpoint; and the step of that."""
-    config = PretrainConfig(**json.loads((run / "config.json").read_text("utf-8"))["config"])
-    module = Cola(config, std=1.0)  # the checkpoint brings its own
-    checkpoint = read_checkpoint(run / "last.ckpt")
-    module.load_state_dict(checkpoint["state_dict"])
-    anchors, positives = segments.pair_batch(clips, 0, min(pairs, len(clips)), seed=0)
-    module.eval()
-    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy(), checkpoint[
-        "global_step"
-    ]
-
-
-def table(folder: Path, kind: str) -> pd.DataFrame:
-    """The runs of a kind in a folder, oldest first: how far they came, their best validation
-    accuracy, and in which settings they differ from the defaults."""
-    usual = dataclasses.asdict({"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]())
+    State, steps, best validation accuracy, and the settings that differ from the defaults.
+    """
+    usual = dataclasses.asdict(CONFIGS[kind]())
     rows = []
-    for file in sorted(folder.glob("*/config.json"), key=lambda p: p.stat().st_mtime):
-        run, made = file.parent, json.loads(file.read_text("utf-8"))
-        if made.get("kind") != kind:
-            continue
-        found = metrics(run)
-        valid = found["valid/accuracy"].dropna() if "valid/accuracy" in found else []
-        changed = {k: v for k, v in made["config"].items() if v != usual.get(k)}
-        state = (
-            "training"
-            if Job(run).found()
-            else "finished"
-            if (run / "encoder.safetensors").exists()
-            else "stopped"
-        )
+    for run in runs_of(folder, kind):
+        metrics = run.metrics()
+        valid = metrics["valid/accuracy"].dropna() if "valid/accuracy" in metrics else []
+        config = dataclasses.asdict(run.config)
+        changed = {name: value for name, value in config.items() if value != usual[name]}
         rows.append(
             {
                 "run": run.name,
-                "state": state,
-                "steps": f"{found['step'].max():.0f}" if len(found) else "0",
+                "state": state(run),
+                "steps": f"{metrics['step'].max():.0f}" if len(metrics) else "0",
                 "validation accuracy (%)": f"{100 * valid.max():.1f}" if len(valid) else "",
-                "settings": ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changed.items()),
+                "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items()),
             }
         )
     return pd.DataFrame(rows, columns=["run", "state", "steps", "validation accuracy (%)", "settings"])
 
 
-def curves(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Loss, accuracy and, in pre-training, rank of the positive of several runs, over steps; on
-    validation dashed.
+@torch.no_grad()
+def similarities(run: Run, clips: Clips, pairs: int = 24) -> tuple[np.ndarray, int]:
+    """Return similarities of anchors and positives from `clips` [pairs, pairs], and their step.
+
+    By the run's own objective, with the weights of its last checkpoint.
     """
-    names = {"train/loss": "loss (nats)", "train/accuracy": "accuracy", "train/rank": "rank of the positive"}
-    names = {
-        c: label for c, label in names.items() if any(c in m and m[c].notna().any() for m in runs.values())
-    }
+    module = Cola(run.config, std=1.0)  # the checkpoint brings its own
+    checkpoint = read_checkpoint(run.path / "last.ckpt")
+    module.load_state_dict(checkpoint["state_dict"])
+    module.eval()
+    anchors, positives = pair_batch(clips, 0, min(pairs, len(clips)), seed=0)
+    similarity = module.objective(module.encoder(anchors), module.encoder(positives))[1]
+    return similarity.numpy(), checkpoint["global_step"]
+
+
+def curves(runs: dict[str, pd.DataFrame]) -> Figure:
+    """Draw the curves of runs over steps: loss, accuracy, and in pre-training the rank of the positive.
+
+    `runs`: name → metrics. Validation is dashed.
+    """
+    logged = [
+        name
+        for name in CURVES
+        if any(f"train/{name}" in m and m[f"train/{name}"].notna().any() for m in runs.values())
+    ]
     figure = Figure(figsize=(8.1, 2.3 + 0.2 * len(runs) * (len(runs) > 1)), layout="constrained")
-    axes = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
-    for ax, (column, label) in zip(axes, names.items()):
+    axes = figure.subplots(1, max(len(logged), 1), squeeze=False)[0]
+    for ax, name in zip(axes, logged):
         for side in ("train", "valid"):
-            part = column.replace("train", side)
-            plots.curves({r: m for r, m in runs.items() if part in m}, part, ax, dashed=side == "valid")
-        ax.set(xlabel="step (dashed: validation)", ylabel="", title=label, ylim=(0, None))
+            column = f"{side}/{name}"
+            having = {run: metrics for run, metrics in runs.items() if column in metrics}
+            plots.curves(having, column, ax, dashed=side == "valid")
+        ax.set(xlabel="step (dashed: validation)", ylabel="", title=CURVES[name], ylim=(0, None))
         if ax.get_legend():
             ax.get_legend().remove()
     if len(runs) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+# ------------------------------------------------------------------------------------------- widget
 
 
 def training_panel(
@@ -270,188 +132,257 @@ def training_panel(
     kind: type = PretrainConfig,
     names: tuple[str, ...] | None = None,
     starts: dict[str, str | Path | None] | None = None,
-) -> parts.WidgetWithFallback:
-    """Turn settings, train, watch, stop, resume; overlay the curves of the runs in `folder`.
+) -> TrainingPanel:
+    """Show settings to train with, and the curves of the runs in `folder`; train, stop and resume.
 
-    `stores`: paths of stores to train on; `names`: the settings to show (default: `SHOWN`). Of a
-    pre-training panel the encoder that the next notebooks use can be picked; to a fine-tuning panel
-    `starts` offers encoders to start from (name → run, None: from scratch). Training is `python -m
-    colalib pretrain` (or `finetune`) in a process of its own, so that the notebook stays usable and
-    a restarted kernel finds it still running.
+    `stores`: paths of the stores to train on. `names`: the settings to show (default: `SHOWN`). In a
+    pre-training panel you pick the encoder that the next notebooks use. A fine-tuning panel offers the
+    encoders of `starts` to start from (name → run, None: from scratch).
+
+    Training is `python -m colalib pretrain` (or `finetune`) in a process of its own: the notebook stays
+    usable, and a restarted kernel finds the training still running.
     """
-    folder, stores = Path(folder), [str(s) for s in stores]
-    pretraining = kind is PretrainConfig
-    command = "pretrain" if pretraining else "finetune"
-    settings = controls(kind, names or SHOWN[kind])
-    minutes = w.FloatSlider(
-        1, min=0.25, max=30, step=0.25, description="minutes", continuous_update=False, **WIDE
-    )
-    name = w.Text(description="name of the run", **WIDE)
-    start_from = w.Dropdown(
-        options=[(n, str(r or "")) for n, r in (starts or {}).items()], description="start from", **WIDE
-    )
-    narrow = w.Layout(width="7em")
-    train = w.Button(description="Train", icon="play", button_style="primary", layout=narrow)
-    stop = w.Button(description="Stop", icon="stop", layout=narrow)
-    resume = w.Button(description="Resume", icon="forward", layout=narrow)
-    usual = w.Button(description="defaults", icon="undo", tooltip="all settings back", layout=narrow)
-    bar = w.FloatProgress(0, min=0, max=1, layout=w.Layout(width="28em"))
-    said, curve, matrix, failure, overview = (w.HTML() for _ in range(5))
-    overlay = w.SelectMultiple(description="show runs", rows=4, **WIDE)
-    choose = w.Dropdown(description="encoder to go on with", style={"description_width": "initial"})
-    state: dict = {"job": None, "filling": False, "stopping": False}
-    held = None
-    if pretraining:
-        held = split_validation(pretraining_clips([open_store(s) for s in stores]), 0)[1]
+    return TrainingPanel(stores, folder, kind, names or SHOWN[kind], starts or {})
 
-    def begin(out: Path, given: list[str] | None) -> None:
-        ready(False)
-        failure.value = matrix.value = ""
-        bar.value, said.value = 0, f"{parts.text(out.name)}: starting …"
-        state["stopping"], state["job"] = False, Job(out, given)
-        threading.Thread(target=watch, args=(state["job"],), daemon=True).start()
 
-    def watch(job: Job) -> None:
-        seen = 0.0
-        try:
-            while job.found():
-                time.sleep(0.7)
-                share, left = progress(job.out)
-                bar.value = share
-                if not math.isnan(left):
-                    now = "stopping …" if state["stopping"] else f"{left:.0f} s left"
-                    said.value = f"{parts.text(job.out.name)}: {100 * share:.0f}%, {now}"
-                    draw()
-                checkpoint = job.out / "last.ckpt"
-                if held is not None and checkpoint.exists() and checkpoint.stat().st_mtime > seen:
-                    seen = checkpoint.stat().st_mtime
-                    sharpen(job.out)
-            if (job.out / "config.json").exists():
-                bar.value = progress(job.out)[0]
-                if held is not None and (job.out / "last.ckpt").exists():
-                    sharpen(job.out)
-            text = job.error()
-            done, begun = ((job.out / name).exists() for name in ("encoder.safetensors", "config.json"))
-            halted = "stopped; Resume goes on with it" if begun else "stopped before it had begun"
-            ended = "failed" if text else "finished" if done else halted
-            said.value = f"{parts.text(job.out.name)}: {ended}"
-        except Exception as error:  # in a thread nobody else would tell
-            text = f"{type(error).__name__}: {error}"
-        style = "color:#b00020;white-space:pre-wrap;margin:0"
-        failure.value = f"<pre role='alert' style='{style}'>{parts.text(text)}</pre>" if text else ""
-        ready(True)
-        refresh()
-        draw()
+class TrainingPanel(parts.WidgetWithFallback):
+    """Controls of the settings, buttons, what the training says of itself, its curves, and the runs."""
 
-    def ready(now: bool) -> None:
-        train.disabled = not now
-        stop.disabled = now
-        resume.disabled = not now or not stopped()
+    def __init__(self, stores: list, folder: Path | str, kind: type, names: tuple[str, ...], starts: dict):
+        super().__init__()
+        self.stores = [str(store) for store in stores]
+        self.folder = Path(folder)
+        self.command = "pretrain" if kind is PretrainConfig else "finetune"
+        self.starts = starts
+        self.validation: Clips | None = None  # clips that show how the similarity matrix sharpens
+        if self.command == "pretrain":
+            self.validation = split_validation(pretraining_clips([open_store(s) for s in self.stores]), 0)[1]
+        self.job: Job | None = None
+        self.stopping = False
+        self.refreshing = False
+        self.checkpoint_time = 0.0  # of the checkpoint whose similarities are shown
+        self.settings = controls(kind, names)
+        self.make_inputs()
+        self.make_outputs()
+        self.children = self.arrange()
+        self.tuned = {**self.settings, "minutes": self.minutes}
+        self.defaults = {name: control.value for name, control in self.tuned.items()}
+        self.refresh()
+        kept = self.tuned | {"show runs": self.overlay}
+        if starts:
+            kept["start from"] = self.start_from
+        parts.persist(f"training_panel_{self.command}", kept)
+        self.listen()
+        self.ready(True)
+        self.draw()
+        self.find_running()
 
-    def stopped() -> str | None:
-        """The run to resume: of those shown, else of all, the newest that was stopped and began
-        here.
-        """
-        runs = table(folder, command)
-        found = [r for r in runs["run"][runs["state"] == "stopped"] if Job(folder / r).known()]
-        return next(iter([r for r in found if r in overlay.value][-1:] or found[-1:]), None)
-
-    def sharpen(run: Path) -> None:
-        try:
-            found, step = similarities(run, held)
-        except (OSError, UserError, RuntimeError):  # the checkpoint is just being replaced
-            return
-        figure = Figure(figsize=(3.8, 2.9), layout="constrained")
-        plots.similarity_matrix(found, figure.subplots(), f"held-out pairs, step {step}")
-        matrix.value = parts.picture(
-            figure, f"similarity matrix of {len(found)} held-out pairs; the diagonal sharpens"
+    def make_inputs(self) -> None:
+        """Make what can be changed and pressed."""
+        narrow = {"width": "7em"}
+        self.minutes = w.FloatSlider(
+            1, min=0.25, max=30, step=0.25, description="minutes", continuous_update=False, **WIDE
         )
+        self.run_name = w.Text(description="name of the run", **WIDE)
+        options = [(name, str(run or "")) for name, run in self.starts.items()]
+        self.start_from = w.Dropdown(options=options, description="start from", **WIDE)
+        self.train = w.Button(description="Train", icon="play", button_style="primary", layout=narrow)
+        self.stop = w.Button(description="Stop", icon="stop", layout=narrow)
+        self.resume = w.Button(description="Resume", icon="forward", layout=narrow)
+        self.usual = w.Button(description="defaults", icon="undo", layout=narrow)
+        self.usual.tooltip = "set all settings back to their defaults"
+        self.overlay = w.SelectMultiple(description="show runs", rows=4, **WIDE)
+        wide = {"description_width": "initial"}
+        self.encoder = w.Dropdown(description="encoder to go on with", style=wide)
 
-    def draw(*_) -> None:
-        if state["filling"]:
-            return
-        resume.disabled = not stop.disabled or not stopped()
-        now = [state["job"].out.name] if state["job"] else []
-        found = {r: m for r in dict.fromkeys([*overlay.value, *now]) if len(m := metrics(folder / r))}
-        words = "curves over steps: loss, accuracy, rank of the positive, of " + ", ".join(found)
-        curve.value = (
-            parts.picture(curves(found), words) if found else "<i>Curves appear here while a run trains.</i>"
-        )
+    def make_outputs(self) -> None:
+        """Make what shows how the training goes."""
+        self.bar = w.FloatProgress(0, min=0, max=1, layout={"width": "28em"})
+        self.status = w.HTML()
+        self.failure = w.HTML()
+        self.curves = w.HTML()
+        self.matrix = w.HTML()
+        self.overview = w.HTML()
 
-    def refresh() -> None:
-        runs = table(folder, command)
-        overview.value = parts.rows(runs) if len(runs) else "<i>No runs yet: press Train.</i>"
-        state["filling"] = True
-        shown = overlay.value
-        overlay.options = list(runs["run"])
-        overlay.value = tuple(r for r in shown if r in overlay.options)
-        finished = list(runs["run"][runs["state"] == "finished"])
-        choose.options = [
-            ("the course's own", ""),
-            *((r, str(folder / r)) for r in finished if r != "pretrained"),
+    def arrange(self) -> list[w.Widget]:
+        """Return the rows of the widget."""
+        flow = parts.ROW | {"align_items": "flex-start"}
+        buttons = w.HBox([self.train, self.stop, self.resume, self.usual], layout=parts.ROW)
+        start_from = [self.start_from] if self.starts else []
+        left = [*self.settings.values(), *start_from, self.minutes, self.run_name, buttons]
+        left += [self.bar, self.status, self.failure]
+        right = w.VBox([self.curves, self.matrix], layout={"flex": "1 1 24em", "min_width": "0"})
+        encoder = [self.encoder] if self.command == "pretrain" else []
+        below = [self.overview, w.VBox([self.overlay, *encoder])]
+        return [
+            w.HBox([w.VBox(left, layout={"width": "30em"}), right], layout=flow),
+            w.HBox(below, layout=flow),
         ]
-        picked = read_choices().get("encoder", "")
-        choose.value = picked if picked in dict(choose.options).values() else ""
-        state["filling"] = False
-        taken = {p.name for p in folder.glob("*")}
-        name.value = next(f"run-{i}" for i in range(1, 10**6) if f"run-{i}" not in taken)
 
-    def on_train(_) -> None:
-        if train.disabled:  # pressed twice
+    def listen(self) -> None:
+        """Connect buttons and controls with what they do."""
+        self.train.on_click(self.start_training)
+        self.stop.on_click(self.stop_training)
+        self.resume.on_click(self.resume_training)
+        self.usual.on_click(self.restore)
+        self.overlay.observe(self.draw, "value")
+        self.encoder.observe(self.pick_encoder, "value")
+
+    def find_running(self) -> None:
+        """Watch a training that an earlier kernel, or an earlier run of the cell, began."""
+        records = self.folder.glob("*.job.json")
+        jobs = [Job(record.with_name(record.name.removesuffix(".job.json"))) for record in records]
+        if running := [job for job in jobs if job.process()]:
+            self.watch(running[-1])
+
+    # what the buttons do
+
+    def start_training(self, _) -> None:
+        """Train with the settings as they are."""
+        if self.train.disabled:  # pressed twice
             return
-        given = [command, *stores, *arguments(settings), "--minutes", str(minutes.value)]
-        if not pretraining:
-            given += ["--encoder", start_from.value] if start_from.value else ["--scratch"]
-        wanted = name.value.strip()
-        if not wanted or Path(wanted).name != wanted:
-            said.value = "give the run a name without slashes"
+        name = self.run_name.value.strip()
+        if not name or Path(name).name != name:
+            self.status.value = "Give the run a name without slashes."
             return
-        begin(folder / wanted, given)
+        given = [self.command, *self.stores, *arguments(self.settings), "--minutes", str(self.minutes.value)]
+        if self.command == "finetune":
+            given += ["--encoder", self.start_from.value] if self.start_from.value else ["--scratch"]
+        self.watch(Job.start(self.folder / name, given))
 
-    def on_resume(_) -> None:
-        if not resume.disabled and (run := stopped()):
-            given = Job(folder / run).known()["given"]
-            begin(folder / run, [*given, *(["--resume"] if "--resume" not in given else [])])
+    def stop_training(self, _) -> None:
+        """Stop the training; it can be resumed."""
+        if self.job:
+            self.stopping = True
+            self.say("stopping …")
+            self.job.stop()
 
-    def on_stop(_) -> None:
-        if state["job"]:
-            state["stopping"], said.value = True, f"{parts.text(state['job'].out.name)}: stopping …"
-            state["job"].stop()
+    def resume_training(self, _) -> None:
+        """Go on with the stopped run."""
+        if self.resume.disabled or not (name := self.stopped_run()):
+            return
+        given = Job(self.folder / name).recorded()["given"]
+        self.watch(Job.start(self.folder / name, [*given, *({"--resume"} - {*given})]))
 
-    def on_choose(change) -> None:
-        if not state["filling"]:
+    def restore(self, _) -> None:
+        """Set all settings back to their defaults."""
+        for name, value in self.defaults.items():
+            self.tuned[name].value = value
+
+    def pick_encoder(self, change) -> None:
+        """Keep which encoder the next notebooks use."""
+        if not self.refreshing:
             keep_choice("encoder", change["new"])
 
-    train.on_click(on_train)
-    stop.on_click(on_stop)
-    resume.on_click(on_resume)
-    usual.on_click(
-        lambda _: [setattr(c, "value", v) for c, v in zip([*settings.values(), minutes], defaults)]
-    )
-    overlay.observe(draw, "value")
-    choose.observe(on_choose, "value")
-    defaults = [c.value for c in [*settings.values(), minutes]]
-    refresh()
-    parts.persist(
-        f"training_panel_{command}",
-        {**settings, "minutes": minutes, "show runs": overlay}
-        | ({"start from": start_from} if starts else {}),
-    )
-    ready(True)
-    draw()
-    running = [job.out for p in folder.glob("*.job.json") if (job := Job(folder / p.name[:-9])).found()]
-    if running:  # started by an earlier kernel or an earlier run of the cell
-        begin(running[-1], None)
-    buttons = w.HBox([train, stop, resume, usual], layout=w.Layout(flex_flow="row wrap"))
-    left = [*settings.values(), *([start_from] if starts else []), minutes, name, buttons, bar, said, failure]
-    flow = w.Layout(flex_flow="row wrap", align_items="flex-start")
-    right = w.VBox([curve, matrix], layout=w.Layout(flex="1 1 24em", min_width="0"))
-    below = w.HBox([overview, w.VBox([overlay, *([choose] if pretraining else [])])], layout=flow)
-    panel = [w.HBox([w.VBox(left, layout=w.Layout(width="30em")), right], layout=flow), below]
-    return parts.WidgetWithFallback(panel, lambda: static_figure(folder, command))
+    # how a training is followed
 
+    def watch(self, job: Job) -> None:
+        """Show a training from now on until it ends."""
+        self.job = job
+        self.stopping = False
+        self.checkpoint_time = 0.0
+        self.ready(False)
+        self.failure.value = ""
+        self.matrix.value = ""
+        self.bar.value = 0
+        self.say("starting …")
+        threading.Thread(target=self.follow, args=(job,), daemon=True).start()
 
-def static_figure(folder: Path, command: str) -> Figure:
-    """The curves of the last runs, at most six, for where widgets cannot run."""
-    runs = {r: metrics(folder / r) for r in table(folder, command)["run"][-6:]}
-    return curves({r: m for r, m in runs.items() if len(m)})
+    def follow(self, job: Job) -> None:
+        """Show what a training does until it ends, and how it ended. Runs in a thread of its own."""
+        try:
+            while job.process():
+                time.sleep(0.7)
+                self.show_progress(job.run)
+            self.show_progress(job.run)
+            error = job.error()
+            begun = "stopped. Press Resume to go on." if job.run.exists else "stopped before it had begun"
+            self.say("failed" if error else "finished" if job.run.finished else begun)
+        except Exception as problem:  # nobody else reports what goes wrong in a thread
+            error = f"{type(problem).__name__}: {problem}"
+        style = "color:#b00020;white-space:pre-wrap;margin:0"
+        alert = f"<pre role='alert' style='{style}'>{parts.escape(error)}</pre>"
+        self.failure.value = alert if error else ""
+        self.ready(True)
+        self.refresh()
+        self.draw()
+
+    def show_progress(self, run: Run) -> None:
+        """Show how far a training is: bar, words, curves and similarities."""
+        share, seconds = run.progress()
+        self.bar.value = share
+        if not math.isnan(seconds):
+            self.say(f"{100 * share:.0f}%, " + ("stopping …" if self.stopping else f"{seconds:.0f} s left"))
+            self.draw()
+        checkpoint = run.path / "last.ckpt"
+        if self.validation is None or not checkpoint.exists():
+            return
+        if (written := checkpoint.stat().st_mtime) > self.checkpoint_time:
+            self.checkpoint_time = written
+            self.show_similarities(run)
+
+    def say(self, words: str) -> None:
+        """Say how the training is doing."""
+        self.status.value = f"{parts.escape(self.job.run.name)}: {words}"
+
+    def show_similarities(self, run: Run) -> None:
+        """Show the similarity matrix of validation pairs by the last checkpoint."""
+        try:
+            similarity, step = similarities(run, self.validation)
+        except (OSError, UserError, RuntimeError):  # the checkpoint is being replaced right now
+            return
+        figure = Figure(figsize=(3.8, 2.9), layout="constrained")
+        plots.similarity_matrix(similarity, figure.subplots(), f"held-out pairs, step {step}")
+        words = f"similarity matrix of {len(similarity)} held-out pairs; the diagonal sharpens"
+        self.matrix.value = parts.picture(figure, words)
+
+    def ready(self, now: bool) -> None:
+        """Switch the buttons: `now` a training can be started, or one runs."""
+        self.train.disabled = not now
+        self.stop.disabled = now
+        self.resume.disabled = not now or not self.stopped_run()
+
+    def stopped_run(self) -> str | None:
+        """Return the run to resume: the newest that was stopped, preferably of those shown.
+
+        Only runs that a panel began, because their arguments are recorded.
+        """
+        stopped = [run.name for run in runs_of(self.folder, self.command) if state(run) == "stopped"]
+        stopped = [name for name in stopped if Job(self.folder / name).recorded()]
+        shown = [name for name in stopped if name in self.overlay.value]
+        return (shown or stopped or [None])[-1]
+
+    def draw(self, *_) -> None:
+        """Draw the curves of the chosen runs and of the one that trains."""
+        if self.refreshing:
+            return
+        self.resume.disabled = not self.stop.disabled or not self.stopped_run()
+        names = [*self.overlay.value, *([self.job.run.name] if self.job else [])]
+        runs = {name: Run(self.folder / name).metrics() for name in dict.fromkeys(names)}
+        runs = {name: metrics for name, metrics in runs.items() if len(metrics)}
+        words = "curves over steps: loss, accuracy, rank of the positive, of " + ", ".join(runs)
+        nothing = "<i>Curves appear here while a run trains.</i>"
+        self.curves.value = parts.picture(curves(runs), words) if runs else nothing
+
+    def refresh(self) -> None:
+        """Show the runs that are there now, and offer them for curves and as encoders."""
+        runs = run_table(self.folder, self.command)
+        self.overview.value = parts.table(runs) if len(runs) else "<i>No runs yet: press Train.</i>"
+        self.refreshing = True  # what changes now, nobody chose
+        shown = self.overlay.value
+        self.overlay.options = list(runs["run"])
+        self.overlay.value = tuple(name for name in shown if name in self.overlay.options)
+        finished = [name for name in runs["run"][runs["state"] == "finished"] if name != "pretrained"]
+        encoders = {"": "the course's own"} | {str(self.folder / name): name for name in finished}
+        self.encoder.options = [(name, path) for path, name in encoders.items()]
+        picked = read_choices().get("encoder", "")
+        self.encoder.value = picked if picked in encoders else ""
+        self.refreshing = False
+        taken = {path.name for path in self.folder.glob("*")}
+        self.run_name.value = next(name for i in count(1) if (name := f"run-{i}") not in taken)
+
+    def static_figure(self) -> Figure:
+        """Return the curves of the last runs."""
+        # more than six lines cannot be told apart
+        runs = {run.name: run.metrics() for run in runs_of(self.folder, self.command)[-6:]}
+        return curves({name: metrics for name, metrics in runs.items() if len(metrics)})

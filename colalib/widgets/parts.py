@@ -1,7 +1,7 @@
-"""What the widgets are made of: sounds and pictures as HTML, choices that outlive the kernel,
-panels with a still picture.
+"""What the widgets are made of: sounds, pictures and tables as HTML, choices that outlive the kernel,
+and widgets with a picture that stands in for them.
 
-Takes arrays and figures; the widgets beside it put these together.
+Takes arrays, tables and figures. The widgets beside it put these together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape as text
+from html import escape
 from pathlib import Path
 
 import anywidget
@@ -19,63 +19,27 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import soundfile
 import traitlets
 from matplotlib.figure import Figure
 
 from colalib.data import audio
-from colalib.files import write_json
-from colalib.widgets.choices import choices_file, read_choices
+from colalib.evaluation import plots
+from colalib.widgets.choices import keep_choice, read_choices
 
-
-def level(wave: np.ndarray) -> str:
-    """Peak and root mean square of samples in ±1, in dB under full scale."""
-    peak, rms = np.abs(wave).max(initial=0), np.sqrt(np.mean(wave**2)) if len(wave) else 0
-    peak, rms = (f"{20 * np.log10(max(v, 1e-6)):.0f}" for v in (peak, rms))
-    return f"peak {peak}, rms {rms} dBFS"
-
-
-def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
-    """A player as HTML: label, length and level above it. Plays nothing by itself and leaves the
-    loudness as it is.
-    """
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(wave, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
-    name = text(label)
-    return (
-        f'<div style="line-height:1.4;margin-top:4px"><b>{name}</b> '
-        f'<small style="white-space:nowrap">{len(wave) / sample_rate:.1f} s, {level(wave)}</small></div>'
-        f'<audio controls preload="auto" aria-label="{name}" style="width:100%;max-width:28em;height:36px" '
-        f'src="data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}"></audio>'
-    )
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
-    return file.getvalue()
-
-
-def picture(figure: Figure, alt: str) -> str:
-    """A figure as HTML, as wide as there is room; `alt` says in words what it shows."""
-    data = base64.b64encode(png(figure)).decode()
-    return f'<img style="max-width:100%" alt="{text(alt)}" src="data:image/png;base64,{data}">'
+ROW = {"flex_flow": "row wrap"}  # layout of a row that breaks where the window is narrow
 
 
 class WidgetWithFallback(ipywidgets.VBox):
-    """A widget with a stand-in: where widgets cannot run (GitHub, exported HTML) the picture that
-    `static_figure()` draws is shown.
-    """
+    """A widget that a picture stands in for where widgets cannot run: on GitHub, in exported HTML."""
 
-    def __init__(self, children, static_figure: Callable[[], Figure]):
-        super().__init__(children)
-        self.static_figure = static_figure
+    def static_figure(self) -> Figure:
+        """Return the picture."""
+        raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["text/plain"] = "a widget; where it cannot run, a picture stands in"
+        data["text/plain"] = "a widget; a picture stands in where it cannot run"
         figure = self.static_figure()
         data["image/png"] = base64.b64encode(png(figure)).decode()
         plt.close(figure)  # or the notebook would show it once more
@@ -83,88 +47,105 @@ class WidgetWithFallback(ipywidgets.VBox):
 
 
 def persist(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "value") -> None:
-    """Give controls the values they had last time, and write down every change from now on, in
-    `choices.json` beside the course's runs. A value that a control no longer takes is passed
-    over."""
+    """Give controls the values of last time, and keep every change from now on.
+
+    Values are kept by the names of `widget` and control in `choices.json` beside the course's runs.
+    A value that a control no longer accepts is ignored.
+    """
     kept = read_choices().get(widget, {})
     for name, control in controls.items():
         if name in kept:
-            # traitlets raises kinds of its own; the choice is from another version of the widget
+            # traitlets raises errors of its own; such a value is from another version of the widget
             with suppress(Exception):
                 setattr(control, trait, tuple(kept[name]) if isinstance(kept[name], list) else kept[name])
 
-        def changed(change, name=name):
-            every = read_choices()
-            every.setdefault(widget, {})[name] = change["new"]
-            write_json(choices_file(), every)
+        def keep(change, name=name):
+            keep_choice(widget, read_choices().get(widget, {}) | {name: change["new"]})
 
-        control.observe(changed, trait)
+        control.observe(keep, trait)
 
 
-def rows(frame: pd.DataFrame) -> str:
-    """A table of text as HTML."""
-    page = frame.to_html(index=False, border=0, justify="left")
-    return page.replace("<th>", "<th style='padding-right:14px'>").replace(
-        "<td>", "<td style='padding-right:14px'>"
+# --------------------------------------------------------------------------------------------- HTML
+
+
+def level(wave: np.ndarray) -> str:
+    """Return peak and root mean square of samples in ±1, in dB relative to full scale."""
+    peak = np.abs(wave).max(initial=0)
+    rms = np.sqrt(np.mean(wave**2)) if len(wave) else 0
+    # 1e-6 is -120 dB: silence has a level too
+    peak, rms = (f"{20 * np.log10(max(value, 1e-6)):.0f}" for value in (peak, rms))
+    return f"peak {peak}, rms {rms} dBFS"
+
+
+def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
+    """Return an audio player as HTML, with label, length and level above it.
+
+    It plays nothing by itself and leaves the loudness as it is.
+    """
+    name = escape(label)
+    return (
+        f'<div style="line-height:1.4;margin-top:4px"><b>{name}</b> '
+        f'<small style="white-space:nowrap">{len(wave) / sample_rate:.1f} s, {level(wave)}</small></div>'
+        f'<audio controls preload="auto" aria-label="{name}" style="width:100%;max-width:28em;height:36px" '
+        f'src="{plots.player(wave, sample_rate).src_attr()}"></audio>'
     )
 
 
-class FileDrop(anywidget.AnyWidget):
-    """A button that takes audio files, chosen or dropped on it; `on_file(name, content)` is called
-    for each.
-    """
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+    return file.getvalue()
 
-    _esm = """
-    export default { render({ model, el }) {
-      const input = document.createElement("input"), button = document.createElement("button");
-      Object.assign(input, { type: "file", multiple: true, accept: "audio/*,.flac,.wav,.mp3,.ogg", hidden: true });
-      Object.assign(button, { textContent: model.get("label"), title: "choose files, or drop them here" });
-      button.className = "jupyter-widgets jupyter-button widget-button";
-      button.style.width = "auto";
-      const mark = (on) => (event) => { event.preventDefault(); button.style.outline = on ? "2px dashed #0072b2" : ""; };
-      async function take(files) {
-        for (const file of files) // in slices: a server closes the connection on a message above 10 MiB
-          for (let start = 0; start === 0 || start < file.size; start += 4e6) {
-            const slice = await file.slice(start, start + 4e6).arrayBuffer();
-            model.send({ name: file.name, start, size: file.size }, undefined, [slice]);
-          }
-        input.value = "";
-      }
-      button.onclick = () => input.click();
-      input.onchange = () => take(input.files);
-      button.ondragover = mark(true);
-      button.ondragleave = mark(false);
-      button.ondrop = (event) => { mark(false)(event); event.stopPropagation(); take(event.dataTransfer.files); };
-      el.append(button, input);
-    } };
-    """
-    label = traitlets.Unicode("a file of yours").tag(sync=True)
+
+def picture(figure: Figure, alt: str) -> str:
+    """Return a figure as HTML, as wide as there is room. `alt` says in words what it shows."""
+    data = base64.b64encode(png(figure)).decode()
+    return f'<img style="max-width:100%" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a table of text as HTML. JupyterLab's style of tables does not reach into widgets."""
+    html = plots.table(frame).data.replace("text-align: right", "text-align: left")
+    return html.replace("<table", "<table style='border-spacing:14px 2px'", 1)
+
+
+def listing(values: dict[str, str]) -> str:
+    """Return names and their values as a small HTML table."""
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        for name, value in values.items()
+    )
+    return f"<table style='font-size:0.92em'>{cells}</table>"
+
+
+# ------------------------------------------------------------------------------------------ uploads
+
+
+class FileDrop(anywidget.AnyWidget):
+    """A button for audio files, chosen or dropped on it; calls `on_file(name, content)` for each."""
+
+    _esm = Path(__file__).parent / "drop.js"
+    label = traitlets.Unicode("your own file").tag(sync=True)
 
     def __init__(self, on_file: Callable[[str, bytes], None]):
         super().__init__()
-        held = bytearray()
+        self.on_file = on_file
+        self.received = bytearray()
+        self.on_msg(self.take_slice)
 
-        def take(_, content, buffers) -> None:
-            if content["start"] == 0:
-                held.clear()
-            held.extend(buffers[0])
-            if len(held) >= content["size"]:
-                on_file(Path(content["name"]).name, bytes(held))
-
-        self.on_msg(take)
+    def take_slice(self, _, message: dict, buffers: list) -> None:
+        """Append one slice of a file; hand the file over when it is complete."""
+        if message["start"] == 0:
+            self.received.clear()
+        self.received.extend(buffers[0])
+        if len(self.received) >= message["size"]:
+            self.on_file(Path(message["name"]).name, bytes(self.received))
 
 
 def decode(name: str, content: bytes) -> np.ndarray:
-    """An uploaded audio file as samples at 16 kHz; raises `audio.Unusable` with the reason."""
+    """Return an uploaded audio file as samples at 16 kHz. Raises `audio.Unusable` with the reason."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"upload{Path(name).suffix}"
         file.write_bytes(content)
         return audio.load_audio(file)
-
-
-def listing(rows: dict[str, str]) -> str:
-    """Names and values as a small HTML table."""
-    cells = "".join(
-        f"<tr><th style='text-align:left'>{text(k)}</th><td>{text(v)}</td></tr>" for k, v in rows.items()
-    )
-    return f"<table style='font-size:0.92em'>{cells}</table>"

@@ -18,7 +18,8 @@ import nbformat
 import pytest
 from PIL import Image
 
-from colalib import course
+from colalib.course import running
+from colalib.training.runs import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(
@@ -34,7 +35,6 @@ MANY = """
 import numpy as np
 from types import SimpleNamespace
 from colalib import course, widgets
-from colalib.data.corpora import Corpus
 
 class Store:  # the course's clips again and again
     mel = course.store().mel
@@ -42,15 +42,14 @@ class Store:  # the course's clips again and again
     __len__ = lambda self: len(self.clips)
 
 x = np.random.default_rng(0).normal(size=(5000, 16)).astype("float32")
-spaces = {name: widgets.Space(x, SimpleNamespace(embedding_=x[:, at : at + 2])) for at, name in enumerate(["one", "two"])}
+reducers = {"one": SimpleNamespace(embedding_=x[:, :2]), "two": SimpleNamespace(embedding_=x[:, 1:3])}
+spaces = {name: widgets.Space(x, reducer) for name, reducer in reducers.items()}
 widgets.embedding_map(course.corpus(), Store(), spaces)
 """
 
 
 def widget_notebook(source, to):
-    """The first code cell, the cells that the widgets need, and the widgets of a notebook, as a
-    notebook of its own.
-    """
+    """Write a notebook of a notebook's first code cell, its widgets, and the cells that these need."""
     content = nbformat.read(source, 4)
     code = [cell for cell in content.cells if cell.cell_type == "code"]
     tagged = [c for c in code[1:] if {"needed", "widget"} & set(c.metadata.get("tags", []))]
@@ -63,10 +62,10 @@ def widget_notebook(source, to):
 
 @pytest.fixture(scope="module")
 def lab(executed):
-    """A JupyterLab server on the executed course: its address with the token."""
+    """Start a JupyterLab server on the executed course; yield its address and its folder."""
     _, runs = executed
     root = runs.parents[1]
-    for notebook in course.notebooks():
+    for notebook in running.notebooks():
         widget_notebook(notebook, root / notebook.name)
     many = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(MANY)])
     nbformat.write(many, root / "many.ipynb")
@@ -130,7 +129,7 @@ def browser():
 
 
 class Page:
-    """A notebook that was opened and run to its end, with all that went wrong on the way."""
+    """A notebook, opened and run to its end, and all that went wrong on the way."""
 
     def __init__(self, browser, lab, name, place="lab/tree"):
         self.address, self.root = lab
@@ -175,15 +174,15 @@ class Page:
         raise AssertionError(f"the cells did not all run: {found}")
 
     def output(self):
-        """The output of the last cell."""
+        """Return the output of the last cell."""
         return self.page.locator(".jp-CodeCell").last.locator(".jp-OutputArea")
 
     def silent(self, locator):
-        """A player as before it was pressed, so that `playing` tells of what comes now."""
+        """Stop a player and wind it back, so that `playing` sees what comes next."""
         locator.evaluate("a => { a.pause(); a.currentTime = 0; }")
 
     def playing(self, locator):
-        """True once the sound moves on by itself."""
+        """Return whether the sound moves on by itself, within 5 seconds."""
         for _ in range(50):
             if locator.evaluate("a => !a.paused && a.currentTime > 0"):
                 return True
@@ -202,21 +201,20 @@ class Page:
             self.run_all()
 
     def fits(self, width=740):
-        """On half a screen, the file browser closed, nothing is cut off at the right."""
+        """Assert that nothing is cut off at the right, on half a screen with the file browser closed."""
         usual = self.page.viewport_size
         self.page.keyboard.press("Control+b")
         self.page.set_viewport_size({"width": width, "height": 1000})
         time.sleep(1)
-        beyond = """e => [...e.querySelectorAll("*")].filter(c => c.offsetParent && c.getBoundingClientRect().right
-                         > e.getBoundingClientRect().right + 1).map(c => c.outerHTML.slice(0, 120))"""
+        beyond = """e => [...e.querySelectorAll("*")].filter(c => c.offsetParent
+                         && c.getBoundingClientRect().right > e.getBoundingClientRect().right + 1)
+                         .map(c => c.outerHTML.slice(0, 120))"""
         assert self.output().evaluate(beyond) == []
         self.page.set_viewport_size(usual)
         self.page.keyboard.press("Control+b")
 
     def settled(self, seconds=30):
-        """Waits until the output has not changed for two seconds: sounds may come later than
-        pictures.
-        """
+        """Wait until the output has not changed for two seconds; sounds may come after pictures."""
         end, seen, since = time.monotonic() + seconds, None, time.monotonic()
         while time.monotonic() < end and time.monotonic() - since < 2:
             now = self.output().evaluate("e => e.innerHTML.length + ' ' + e.querySelectorAll('*').length")
@@ -225,7 +223,7 @@ class Page:
             time.sleep(0.2)
 
     def tabbed(self):
-        """Tab reaches every control of the output, in turn."""
+        """Assert that Tab reaches every control of the output, in turn."""
         self.settled()
         controls = """e => [...e.querySelectorAll("button, select, input, audio, canvas, [tabindex='0']")]
                            .filter(c => !c.disabled && c.tabIndex >= 0 && c.checkVisibility())"""
@@ -239,7 +237,7 @@ class Page:
         raise AssertionError(f"Tab does not reach {self.output().evaluate(missed)}")
 
     def keep(self, name):
-        """For the README: the widget without the lab around it, in 256 colours."""
+        """Save a picture of the widget for the README, without the lab around it, in 256 colours."""
         folder = os.environ.get("COLA_SCREENSHOTS")
         if folder:
             usual = self.page.viewport_size
@@ -253,7 +251,8 @@ class Page:
 
     def close(self):
         self.context.close()
-        assert not self.wrong and not self.outside, (self.wrong, self.outside)
+        assert self.wrong == []
+        assert self.outside == []
 
 
 @pytest.fixture
@@ -266,32 +265,32 @@ def opened(lab, browser):
 
     yield open_
     for page in pages:
-        print(page.output().inner_text())  # told if the test failed
+        print(page.output().inner_text())  # pytest shows it if the test failed
         page.close()
 
 
 def test_mel_laboratory(opened):
     page = opened("01_sound_to_mel.ipynb")
     out = page.output()
-    picture, before = out.locator("img").last, out.locator("table").inner_text()
-    first = picture.get_attribute("src")
+    picture, numbers = out.get_by_role("img"), out.get_by_role("table")
+    first, before = picture.get_attribute("src"), numbers.inner_text()
     handle = out.locator(".widget-hslider:has(label:text-is('bands')) .noUi-handle")
     handle.focus()
     for _ in range(3):
         page.page.keyboard.press("ArrowLeft")
     playwright.expect(picture).not_to_have_attribute("src", first, timeout=30_000)
-    playwright.expect(out.locator("table")).not_to_have_text(before, timeout=30_000, use_inner_text=True)
+    playwright.expect(numbers).not_to_have_text(before, timeout=30_000, use_inner_text=True)
+    out.get_by_text("working").wait_for(state="hidden")
     page.settled()
     page.keep("mel_laboratory")
     page.fits()
     page.tabbed()
-    players = out.locator("audio")
-    assert players.count() == 2
-    for i in range(2):
-        players.nth(i).evaluate("a => a.play()")
-        assert page.playing(players.nth(i))
+    for name in ("original", "re-synthesis from the spectrogram"):
+        player = out.get_by_label(name)
+        player.evaluate("a => a.play()")
+        assert page.playing(player)
     mine = next((page.root / "data").rglob("*.mp3"))
-    out.get_by_role("button", name="a file of yours").evaluate(
+    out.get_by_role("button", name="your own file").evaluate(
         """(button, [name, data]) => {
              const moved = new DataTransfer();
              moved.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name));
@@ -299,7 +298,7 @@ def test_mel_laboratory(opened):
            }""",
         [mine.name, base64.b64encode(mine.read_bytes()).decode()],
     )
-    out.locator(f"select:has(option:text-is('{mine.name} (yours)'))").wait_for()
+    playwright.expect(out.get_by_label("clip")).to_have_value(f"{mine.name} (yours)")
     kept = handle.get_attribute("aria-valuenow")
     page.restart(and_run=True)
     playwright.expect(handle).to_have_attribute("aria-valuenow", kept, timeout=60_000)
@@ -309,8 +308,9 @@ def test_quiz(opened):
     page = opened("02_segment_pairs.ipynb")
     out = page.output()
     assert out.locator("audio").count() == 5
-    out.locator("audio").first.evaluate("a => a.play()")
-    assert page.playing(out.locator("audio").first)
+    anchor = out.get_by_label("anchor", exact=True)
+    anchor.evaluate("a => a.play()")
+    assert page.playing(anchor)
     out.get_by_role("button", name="quiz").click()
     out.get_by_text("Which candidate comes from").wait_for()
     assert "positive" not in out.inner_text()
@@ -320,10 +320,12 @@ def test_quiz(opened):
     page.fits()
     page.tabbed()
     told = out.inner_text()
-    assert re.search(r"random chose \d.*pre-trained chose \d", told) and "positive" in told
-    first = out.locator("img").first.get_attribute("src")
+    assert re.search(r"random chose \d.*pre-trained chose \d", told)
+    assert "positive" in told
+    picture = out.get_by_role("img", name="log-mel spectrogram of the anchor")
+    first = picture.get_attribute("src")
     out.get_by_label("random_band_mask").check()
-    playwright.expect(out.locator("img").first).not_to_have_attribute("src", first, timeout=30_000)
+    playwright.expect(picture).not_to_have_attribute("src", first, timeout=30_000)
 
 
 def test_training_panel(opened):
@@ -331,19 +333,20 @@ def test_training_panel(opened):
     out = page.output()
     out.get_by_role("button", name="Train").click()
     out.get_by_text(re.compile(r"run-1: \d+%")).wait_for(timeout=90_000)
-    picture = out.locator("img[alt^='curves']")
+    picture = out.get_by_role("img", name=re.compile("^curves"))
     picture.wait_for()
     first = picture.get_attribute("src")
     playwright.expect(picture).not_to_have_attribute("src", first, timeout=60_000)
     out.get_by_role("button", name="Stop").click()
     out.get_by_text("run-1: stopped").wait_for(timeout=60_000)
-    run = page.root / "runs" / "test" / "run-1"
-    assert (run / "config.json").exists() and not (run / "encoder.safetensors").exists()
+    run = Run(page.root / "runs" / "test" / "run-1")
+    assert run.exists
+    assert not run.finished
     out.get_by_role("button", name="Resume").click()
     out.get_by_text("run-1: finished").wait_for(timeout=180_000)
-    assert (run / "encoder.safetensors").exists()
-    assert "run-1" in out.locator("table").inner_text()
-    out.locator("img[alt^='similarity']").wait_for()
+    assert run.finished
+    assert "run-1" in out.get_by_role("table").inner_text()
+    out.get_by_role("img", name=re.compile("^similarity matrix")).wait_for()
     page.keep("training_panel")
     page.fits()
     page.tabbed()
@@ -353,27 +356,26 @@ def test_training_panel(opened):
 
 
 def a_point(page, canvas):
-    """The canvas' box, and a place in the page where a clip shows when it is hovered over."""
+    """Return the canvas' box, and a place in the page where a clip lies under the pointer."""
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     for x in range(20, int(box["width"]), 14):
         for y in range(20, int(box["height"]), 14):
             page.page.mouse.move(box["x"] + x, box["y"] + y)
-            if page.output().locator(".cola-tip:visible").count():
+            if page.output().get_by_role("tooltip").count():
                 return box, (box["x"] + x, box["y"] + y)
     raise AssertionError("no clip under the pointer anywhere")
 
 
 def test_a_map_of_5000_clips_stays_fluid_and_its_sounds_are_files(opened):
     page = opened("many.ipynb")
-    box, found = a_point(page, page.output().locator("canvas").first)
+    box, found = a_point(page, page.output().get_by_role("application").first)
     page.page.mouse.click(*found)
-    audio = page.output().locator("audio")
+    audio = page.output().get_by_label("the selected clip")
     assert page.playing(audio)
     assert "/files/data/scores" in audio.evaluate("a => a.src")
-    print(
-        f"from click to sound, as a file: {page.output().locator('.cola-map').get_attribute('data-latency')} ms"
-    )
+    latency = page.output().locator(".cola-map").get_attribute("data-latency")
+    print(f"from click to sound, as a file: {latency} ms")
     page.page.evaluate("""() => {
         let last = performance.now();
         const next = (now) => { gaps.push(now - last); last = now; requestAnimationFrame(next); };
@@ -385,15 +387,14 @@ def test_a_map_of_5000_clips_stays_fluid_and_its_sounds_are_files(opened):
             box["x"] + box["width"] * (0.1 + i / 150), box["y"] + box["height"] * (0.4 + 0.01 * (i % 20))
         )
     gaps = sorted(page.page.evaluate("gaps.slice(2)"))
-    print(
-        f"5,000 clips twice, the pointer moving: {gaps[len(gaps) // 2]:.0f} ms a frame, {gaps[-1]:.0f} at most"
-    )
+    middle, longest = gaps[len(gaps) // 2], gaps[-1]
+    print(f"5,000 clips twice, the pointer moving: {middle:.0f} ms per frame, {longest:.0f} at most")
 
 
 def test_notebook_7(opened):
     page = opened("06_embedding_map.ipynb", place="notebooks")
-    page.page.mouse.click(*a_point(page, page.output().locator("canvas").first)[1])
-    assert page.playing(page.output().locator("audio"))
+    page.page.mouse.click(*a_point(page, page.output().get_by_role("application").first)[1])
+    assert page.playing(page.output().get_by_label("the selected clip"))
     # Notebook 7.6's, with any notebook
     own = ("reading 'schema')", "'filebrowser:open-path' not registered.")
     page.wrong = [wrong for wrong in page.wrong if not wrong.endswith(own)]
@@ -402,13 +403,19 @@ def test_notebook_7(opened):
 def test_embedding_map(opened):
     page = opened("06_embedding_map.ipynb")
     out = page.output()
-    canvas, status, audio = (out.locator("canvas").first, out.get_by_role("status"), out.locator("audio"))
-    assert out.locator("canvas").count() == 2
+    maps, status, audio = (
+        out.get_by_role("application"),
+        out.get_by_role("status"),
+        out.get_by_label("the selected clip"),
+    )
+    assert maps.count() == 2
+    canvas = maps.first
     box, found = a_point(page, canvas)
     page.page.mouse.click(*found)
     assert page.playing(audio)
     print(f"from click to sound: {out.locator('.cola-map').get_attribute('data-latency')} ms")
-    assert status.inner_text() and out.locator(".cola-list button").count() == 1 + 2 * 5
+    assert status.inner_text()
+    assert out.get_by_role("list").get_by_role("button").count() == 1 + 2 * 5
     canvas.focus()
     for key in ("ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"):
         page.page.keyboard.press(key)
@@ -431,11 +438,11 @@ def test_embedding_map(opened):
     assert page.playing(audio)
     out.get_by_role("button", name="clear").click()
     with page.page.expect_file_chooser() as chooser:
-        out.get_by_role("button", name="a file of yours").click()
+        out.get_by_role("button", name="your own file").click()
     mine = next((page.root / "data").rglob("*.mp3"))
     chooser.value.set_files(mine)
     out.get_by_text(f"{mine.name}: the star on the map").wait_for(timeout=60_000)
-    assert page.output().locator(".cola-said").inner_text() == f"{mine.name}: yours"
+    assert status.inner_text() == f"{mine.name}: yours"
     page.keep("embedding_map")
     box, found = a_point(page, canvas)
     page.page.mouse.click(*found)
@@ -454,9 +461,10 @@ def test_embedding_map(opened):
 def test_results_explorer(opened):
     page = opened("05_evaluation.ipynb")
     out = page.output()
-    out.locator("img").first.wait_for()
+    out.get_by_role("img", name=re.compile("^accuracies")).wait_for()
     assert not out.locator("audio").count()
-    out.locator(".widget-gridbox button:not([disabled])").first.click()
+    cells = out.get_by_role("button", disabled=False).and_(out.get_by_title(re.compile(" called ")))
+    cells.first.click()
     out.locator("audio").first.wait_for()
     page.keep("results_explorer")
     page.fits()
@@ -468,13 +476,13 @@ def test_results_explorer(opened):
 def test_calculator(opened):
     page = opened("07_scaling_up.ipynb")
     out = page.output()
-    before = out.locator("table").inner_text()
-    assert "106" not in before
+    costs = out.get_by_role("table")
+    assert "106" not in costs.inner_text()
     out.get_by_role("button", name="fma_large").click()
     out.get_by_text("106,574").wait_for()
-    large = out.locator("table").inner_text()
+    large = costs.inner_text()
     out.locator(".widget-hslider:has(label:text-is('devices that train')) .noUi-handle").press("ArrowRight")
-    playwright.expect(out.locator("table")).not_to_have_text(large, use_inner_text=True)
+    playwright.expect(costs).not_to_have_text(large, use_inner_text=True)
     page.keep("calculator")
     page.fits()
     page.tabbed()

@@ -1,9 +1,8 @@
-"""The demo corpus: the sampler plays in tune, and what `build` writes is complete, balanced, and
-the same every time.
-"""
+"""The demo corpus: the sampler plays in tune; `build` writes it complete, balanced, always alike."""
 
 import csv
 import hashlib
+import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -18,10 +17,13 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from colalib.data.corpora import composing, scores, soundfont
+from colalib.data import scores
+from colalib.data.scores import performing, reading, rendering, soundfont
 from colalib.errors import UserError
 
-CLIPS = 42  # a class: 14 tunes
+building = importlib.import_module("colalib.data.scores.build")  # `scores.build` is its function
+CLIPS = 42  # per class: 14 tunes
+FLUTE = 73  # General MIDI
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,11 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def rows(corpus) -> list[dict]:
-    with (corpus / "index.csv").open(encoding="utf-8", newline="") as file:
+    return read_rows(corpus)
+
+
+def read_rows(root: Path) -> list[dict]:
+    with (root / "index.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -45,8 +51,9 @@ def hashes(root: Path) -> dict[str, str]:
 
 
 def cents_off(sound: np.ndarray, key: int, rate: int) -> float:
-    """How far the strongest partial is from the nearest harmonic of a MIDI key (or of the octave
-    under it), in cents.
+    """Return how far the strongest partial is from a harmonic of a MIDI key, in cents.
+
+    The harmonics of the octave under it count as well.
     """
     size = 1 << 18
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), size))
@@ -54,24 +61,26 @@ def cents_off(sound: np.ndarray, key: int, rate: int) -> float:
     return 1200 * np.log2(harmonic / round(harmonic))
 
 
-@pytest.mark.parametrize("family", composing.FAMILIES)
+@pytest.mark.parametrize("family", performing.FAMILIES)
 def test_sampler_is_in_tune(family):
     bank = soundfont.load(44100)
-    for program in composing.FAMILIES[family]:
+    for program in performing.FAMILIES[family]:
         for key in (48, 57, 64, 72):
             sound = bank.note(program, key, 100, 1.0)[4000:30000]
-            assert np.isfinite(sound).all() and np.abs(sound).max() > 0.001
+            assert np.isfinite(sound).all()
+            assert np.abs(sound).max() > 0.001
             assert abs(cents_off(sound, key, 44100)) < 25, (program, key)
 
 
 def test_velocity_and_duration_are_heard():
     bank = soundfont.load(16000)
-    soft, loud = (np.abs(bank.note(73, 72, velocity, 1.0)).max() for velocity in (50, 100))
+    soft = np.abs(bank.note(FLUTE, 72, 50, 1.0)).max()
+    loud = np.abs(bank.note(FLUTE, 72, 100, 1.0)).max()
     assert loud == pytest.approx(4 * soft, rel=0.01)  # 40 dB curve: twice the velocity, 12 dB
-    short, long = (len(bank.note(73, 72, 90, duration)) for duration in (0.25, 4.0))
-    assert long - short == pytest.approx(3.75 * 16000, abs=800)
-    tail = bank.note(73, 72, 90, 4.0)[48000:60000]
-    assert np.sqrt(np.mean(tail**2)) > 0.01  # the loop holds the tone
+    short = bank.note(FLUTE, 72, 90, 0.25)
+    long = bank.note(FLUTE, 72, 90, 4.0)
+    assert len(long) - len(short) == pytest.approx(3.75 * 16000, abs=800)
+    assert np.sqrt(np.mean(long[48000:60000] ** 2)) > 0.01  # the loop sustains the tone
 
 
 def test_drums_are_drums():
@@ -82,7 +91,8 @@ def test_drums_are_drums():
         power = np.abs(np.fft.rfft(sound)) ** 2
         return float((np.fft.rfftfreq(len(sound), 1 / 16000) * power).sum() / power.sum())
 
-    assert centroid(composing.KICK) < 400 < centroid(composing.SNARE) < centroid(composing.CLOSED_HAT)
+    assert centroid(performing.KICK) < 400
+    assert 400 < centroid(performing.SNARE) < centroid(performing.CLOSED_HAT)
 
 
 @pytest.mark.parametrize(
@@ -91,27 +101,27 @@ def test_drums_are_drums():
 def test_musicxml_reader_agrees_with_music21(path):
     from music21 import converter
 
-    file = scores.music21_corpus() / path
-    (piece,) = composing.read_musicxml(file, "x", path)
+    file = reading.music21_corpus() / path
+    (piece,) = reading.read_musicxml(file, "x", path)
     score = converter.parse(file, forceSource=True)
-    theirs = {
+    expected = {
         (voice, round(float(note.getOffsetInHierarchy(score)), 3), pitch.midi)
         for voice, part in enumerate(score.parts)
         for note in part.toSoundingPitch().stripTies().recurse().notes
         if not note.duration.isGrace
         for pitch in note.pitches
     }
-    ours = {(voice, round(onset, 3), key) for voice, onset, _, key in piece.notes}
-    assert len(ours & theirs) >= 0.98 * len(ours | theirs)
+    notes = {(note.voice, round(note.onset, 3), note.key) for note in piece.notes}
+    assert len(notes & expected) >= 0.98 * len(notes | expected)
 
 
 def test_balanced_classes_and_splits(rows):
-    assert Counter(row["label"] for row in rows) == dict.fromkeys(scores.CLASSES, CLIPS)
-    sides: dict[str, set] = {}
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(reading.CLASSES, CLIPS)
+    splits: dict[str, set] = {}
     for row in rows:
-        sides.setdefault(row["group"], set()).add(row["split"])
-    assert all(len(side) == 1 for side in sides.values())
-    for kind in scores.CLASSES:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(of_group) == 1 for of_group in splits.values())
+    for kind in reading.CLASSES:
         shares = Counter(row["split"] for row in rows if row["label"] == kind)
         assert shares["train"] / CLIPS == pytest.approx(0.7, abs=0.05)
         assert shares["test"] / CLIPS == pytest.approx(0.2, abs=0.05)
@@ -126,20 +136,21 @@ def test_no_tune_under_two_names(rows):
 
 
 def test_label_columns(rows):
-    assert tuple(rows[0]) == scores.COLUMNS
-    assert {row["family"] for row in rows} == set(composing.FAMILIES)
+    assert tuple(rows[0]) == building.COLUMNS
+    assert {row["family"] for row in rows} == set(performing.FAMILIES)
     assert {row["metre"] for row in rows} <= {"duple", "triple", "compound", ""}
     assert sum(row["metre"] == "" for row in rows) < 0.1 * len(rows)
     assert {row["metre"] for row in rows if row["label"] in ("jig", "slip-jig")} <= {"compound", ""}
-    for kind in scores.CLASSES:  # an instrument family alone never gives a class away
-        assert len({row["family"] for row in rows if row["label"] == kind}) == len(composing.FAMILIES)
+    for kind in reading.CLASSES:  # an instrument family alone never gives a class away
+        assert {row["family"] for row in rows if row["label"] == kind} == set(performing.FAMILIES)
 
 
 def test_audio_is_sound(corpus, rows):
     for row in rows[::4]:
         samples, rate = soundfile.read(corpus / row["path"], dtype="float32")
-        assert rate == scores.RATE and samples.ndim == 1
-        assert scores.SECONDS[0] - 0.01 <= len(samples) / rate <= scores.SECONDS[1] + 0.01
+        assert rate == rendering.RATE
+        assert samples.ndim == 1
+        assert rendering.SECONDS[0] - 0.01 <= len(samples) / rate <= rendering.SECONDS[1] + 0.01
         peak = np.abs(samples).max()
         assert 0.05 < peak < 1.0, row["path"]
         assert np.abs(samples[[0, -1]]).max() < 0.02 * peak  # no click at the edges
@@ -148,7 +159,7 @@ def test_audio_is_sound(corpus, rows):
 
 
 def mel_statistics(path: Path) -> np.ndarray:
-    """Mean and standard deviation over time of the log-mel, [128]."""
+    """Return the mean and standard deviation over time of the log-mel, [128]."""
     samples, rate = soundfile.read(path, dtype="float32")
     mel = librosa.feature.melspectrogram(
         y=samples,
@@ -168,48 +179,54 @@ def mel_statistics(path: Path) -> np.ndarray:
 def test_timbre_alone_is_not_enough(corpus, rows):
     """Mel statistics do better than chance and far from well: what is left is rhythm and texture."""
     features = np.array(Parallel(2)(delayed(mel_statistics)(corpus / row["path"]) for row in rows))
-    labels, groups = ([row[column] for row in rows] for column in ("label", "group"))
+    labels = [row["label"] for row in rows]
+    groups = [row["group"] for row in rows]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=2000))
     accuracy = cross_val_score(model, features, labels, groups=groups, cv=GroupKFold(5)).mean()
     assert 0.25 < accuracy < 0.60
 
 
 def test_complete_corpus_is_left_alone(corpus, monkeypatch):
-    monkeypatch.setattr(scores, "read_all", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(building, "read_tunes", lambda *_: pytest.fail("built again"))
     scores.build(corpus, clips_per_class=CLIPS, progress=False)
     with pytest.raises(UserError, match=r"seed 0.*delete that folder"):
         scores.build(corpus, clips_per_class=CLIPS, seed=1, progress=False)
 
 
-def test_same_bytes_whatever_the_jobs_and_after_an_interrupt(corpus, tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
-    scores.build(two, clips_per_class=4, jobs=2, progress=False)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("small")
+    scores.build(root, clips_per_class=4, jobs=2, progress=False)
+    return root
 
-    real, calls = scores.render_tune, []
+
+def test_same_bytes_whatever_the_jobs_and_after_an_interrupt(small, tmp_path, monkeypatch):
+    render_clip = building.render_clip
+    calls = []
 
     def fail_at_third(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        real(*arguments)
+        render_clip(*arguments)
 
-    monkeypatch.setattr(scores, "render_tune", fail_at_third)
+    monkeypatch.setattr(building, "render_clip", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        scores.build(one, clips_per_class=4, jobs=1, progress=False)
-    assert not (one / "index.csv").exists() and len(list(one.glob("audio/*/*"))) == 2
-    monkeypatch.setattr(scores, "render_tune", real)
-    scores.build(one, clips_per_class=4, jobs=1, progress=False)
-    assert hashes(one) == hashes(two)
+        scores.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+    assert not (tmp_path / "index.csv").exists()
+    assert len(list(tmp_path.glob("audio/*/*"))) == 2
+    monkeypatch.setattr(building, "render_clip", render_clip)
+    scores.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+    assert hashes(tmp_path) == hashes(small)
+    assert json.loads((tmp_path / "config.json").read_text())["clips_per_class"] == 4
 
-    # A tune is on the same side in a small corpus and a large one, and a shared clip is the same
-    # file.
-    def sides(root: Path) -> dict[str, str]:
-        with (root / "index.csv").open(encoding="utf-8", newline="") as file:
-            return {row["group"]: row["split"] for row in csv.DictReader(file)}
 
-    small, large = sides(one), sides(corpus)
-    assert all(large[group] == split for group, split in small.items())
-    assert all(
-        hashes(corpus)[path] == digest for path, digest in hashes(one).items() if path.startswith("audio")
-    )
-    assert json.loads((one / "config.json").read_text())["clips_per_class"] == 4
+def test_small_corpus_agrees_with_a_large_one(small, corpus):
+    """A tune is in the same split, and a clip of both is the same file."""
+    splits = {row["group"]: row["split"] for row in read_rows(corpus)}
+    for row in read_rows(small):
+        assert splits[row["group"]] == row["split"]
+    files = hashes(corpus)
+    for path, digest in hashes(small).items():
+        if path.startswith("audio"):
+            assert files[path] == digest

@@ -1,6 +1,4 @@
-"""The demo corpus `scores`: eight kinds of music, real scores played on sampled instruments,
-rendered on this machine.
-"""
+"""The demo corpus `scores`: real scores played on sampled instruments, rendered on this machine."""
 
 from colalib.data.scores.build import CLIPS_PER_CLASS, build
 

@@ -1,0 +1,87 @@
+"""A training as a process of its own: started, found again by a later kernel, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from colalib.files import write_json
+from colalib.training.runs import Run
+
+# A kernel ignores SIGINT between cells, and its children would inherit that. Once the training runs,
+# SIGTERM is answered by a checkpoint (`training.trainer.LastCheckpoint`); before that, as Ctrl-C.
+COMMAND = (
+    "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
+    "from colalib.cli import main; main()"
+)
+
+
+class Job:
+    """One training by the command line, in a process of its own.
+
+    What it prints goes to `RUN.log.txt` beside the run folder. Its process number and its arguments go to
+    `RUN.job.json`, by which a later kernel finds it again and resumes it.
+    """
+
+    def __init__(self, out: Path):
+        self.run = Run(out)
+        self.log = out.with_name(f"{out.name}.log.txt")
+        self.record = out.with_name(f"{out.name}.job.json")
+        self.started: subprocess.Popen | None = None  # if this kernel started it
+
+    @classmethod
+    def start(cls, out: Path, arguments: list[str]) -> Job:
+        """Start the command line with `arguments`, to train into the run folder `out`."""
+        job = cls(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # so that interrupting the kernel does not interrupt the training
+        apart = {"start_new_session": True}
+        if os.name == "nt":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        command = [sys.executable, "-c", COMMAND, *arguments, "--out", str(out)]
+        # a progress bar that is never due: the log keeps words only
+        environment = os.environ | {"TQDM_DELAY": "inf"}
+        with open(job.log, "wb") as log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            job.started = subprocess.Popen(command, env=environment, **streams, **apart)
+        write_json(job.record, {"process": job.started.pid, "given": arguments})
+        return job
+
+    def recorded(self) -> dict:
+        """Return what the record says, "process" and "given" (its arguments); nothing without a record."""
+        try:
+            return json.loads(self.record.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def process(self) -> psutil.Process | None:
+        """Return the process, if it runs."""
+        if self.started is not None and self.started.poll() is not None:
+            return None
+        try:
+            process = psutil.Process(self.recorded()["process"])
+            # another process may have the number by now
+            ours = str(self.run.path) in process.cmdline() and process.status() != "zombie"
+            return process if ours else None
+        except (KeyError, psutil.Error):
+            return None
+
+    def stop(self) -> None:
+        """Ask the process to end: it writes a checkpoint within a few steps, and can be resumed."""
+        if process := self.process():
+            process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
+
+    def error(self) -> str:
+        """Return what it printed, unless it finished or was interrupted."""
+        text = self.log.read_text("utf-8", errors="replace").strip() if self.log.exists() else ""
+        lines = text.splitlines()
+        refused = any(line.startswith(("colalib: ", "Traceback")) or ": error: " in line for line in lines)
+        if "colalib: interrupted" in text or (self.run.finished and not refused):
+            return ""
+        return text if refused else f"{text}\nIt ended without a message: killed, or out of memory.".strip()
