@@ -75,8 +75,8 @@ def training_throughput(
     A step is forward, backward and AdamW on `batch` anchors and as many positives, [batch, 98, 64] each. The
     reference is `PlainEncoder` on one batch after the other, and `torch.optim.AdamW` as it comes. Steps are
     interleaved, for about `seconds` per architecture. The best round counts, as in `timeit`: another
-    program can only make a step slower. Rows: arch, precision, segments_per_s, ratio, and gflops, the GFLOP/s that the
-    network's matrix products and convolutions amount to.
+    program can only make a step slower. Rows: arch, precision, segments_per_s, ratio, and gflops: the GFLOP/s that
+    the network's matrix products and convolutions amount to.
     """
     rows = []
     for arch in archs:
@@ -389,9 +389,10 @@ def report_preparing(clips: int) -> None:
     parts = preparing_parts()
     whole, librosa_s = parts["prepare"], parts["librosa"]
     names = ("decoding", "mixing", "resampling", "transform")
+    shares = ", ".join(f"{name} {100 * parts[name] / whole:.0f}%" for name in names)
     print(
         f"\nA stereo MP3 of 30 s at 44.1 kHz, one core: {1000 * whole:.0f} ms "
-        f"({30 / whole:.0f} times real time), of which\n{', '.join(f'{name} {100 * parts[name] / whole:.0f}%' for name in names)}; "
+        f"({30 / whole:.0f} times real time), of which\n{shares}; "
         f"librosa.load and melspectrogram {1000 * librosa_s:.0f} ms ({librosa_s / whole:.2f}x)"
     )
 

@@ -148,7 +148,7 @@ class LastCheckpoint(Callback):
         step = trainer.global_step
         late = self.terminated or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         late, terminated = trainer.strategy.broadcast((late, self.terminated))
-        # not at the steps that are logged and validated (multiples of 5), or a resumed run would cut them in two
+        # not at steps that are logged and validated (multiples of 5): a resumed run would cut them in two
         save = step % CHECKPOINT_STEPS == 2 or (late and step % LOG_STEPS == 2)
         save = save or (terminated and step % LOG_STEPS != 0)
         if (save or self.schedule.done >= 1) and not torch.isfinite(outputs["loss"]):

@@ -1,20 +1,23 @@
-"""Widgets of the notebooks, one call each. Beside each widget are the functions that it shows, which work
-without it.
+"""Widgets of the notebooks, one call each; beside each are the functions that it shows.
+
+A widget is imported at its first use, so that a notebook's first cell is quick.
 """
 
-from colalib.widgets.calculator import calculator
-from colalib.widgets.explorer import results_explorer
-from colalib.widgets.laboratory import mel_laboratory
-from colalib.widgets.maps import Space, embedding_map
-from colalib.widgets.pairs import pair_player
-from colalib.widgets.panel import training_panel
+from importlib import import_module
 
-__all__ = [
-    "Space",
-    "calculator",
-    "embedding_map",
-    "mel_laboratory",
-    "pair_player",
-    "results_explorer",
-    "training_panel",
-]
+_HOMES = {
+    "calculator": "costs",
+    "results_explorer": "explorer",
+    "mel_laboratory": "laboratory",
+    "Space": "maps",
+    "embedding_map": "maps",
+    "pair_player": "pairs",
+    "training_panel": "panel",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -96,8 +96,10 @@ def load(
     if name == "scores":
         size = "" if clips_per_class == scores.CLIPS_PER_CLASS else f"-{clips_per_class}"
         root = data_folder(data) / f"scores{size}"
+        from colalib.data.scores.build import build  # takes half a second to import
+
         with locked(root):
-            scores.build(root, clips_per_class=clips_per_class, jobs=jobs)
+            build(root, clips_per_class=clips_per_class, jobs=jobs)
         return folder.load(root, name="scores")
     if name in READERS:
         return _load_public(name, corpus_folder(name, data))

@@ -1,5 +1,7 @@
-"""The demo corpus `scores`: real scores played on sampled instruments, rendered on this machine."""
+"""The demo corpus `scores`: eight kinds of music, real scores played on sampled instruments.
 
-from colalib.data.scores.build import CLIPS_PER_CLASS, build
+It is rendered on this machine. reading: what a score says; performing: how it is played; rendering: one clip,
+by the sampler `soundfont`; build: the corpus on disk.
+"""
 
-__all__ = ["CLIPS_PER_CLASS", "build"]
+CLIPS_PER_CLASS = 200

@@ -25,14 +25,13 @@ import soundfile
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from colalib.data.scores import reading
+from colalib.data.scores import CLIPS_PER_CLASS, reading
 from colalib.data.scores.reading import CLASSES, Piece
 from colalib.data.scores.rendering import RATE, render
 from colalib.errors import UserError
 from colalib.files import atomic, read_json, write_json
 
 VERSION = 1  # of what a clip sounds like: raise it when rendering changes
-CLIPS_PER_CLASS = 200
 CLIPS_PER_TUNE = 3  # a class has as many tunes as that takes, or all there are
 # Tunes go to these by turns: 70 % train, 10 % valid, 20 % test.
 SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train", "test", "train")
