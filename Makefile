@@ -1,13 +1,23 @@
-# course: set up, then run the whole course.  lab: set up, then open it.  test: set up, lint, all tests.
-# PYTHON picks the interpreter (3.11 to 3.13); TORCH_INDEX an index to take torch from, e.g. PyTorch's of CPU builds.
+# course: set up, then run the whole course.  lab: set up, then open it.
+# test: set up, lint, all tests.  check: the same without the slow tests, in a few minutes.
+# PYTHON picks the interpreter (3.11 to 3.13). TORCH_INDEX is the index to take torch from; empty: pip's default.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 else
 BIN := .venv/bin
+SYSTEM := $(shell uname -s)
+NVIDIA := $(wildcard /proc/driver/nvidia)$(shell command -v nvidia-smi 2> /dev/null)
 endif
 
-.PHONY: course lab test faults fma-small fma-large notebooks screenshots clean
+# Linux without an NVIDIA driver: torch's CPU build, gigabytes smaller, if its index answers within 5 seconds
+CPU_INDEX = https://download.pytorch.org/whl/cpu
+ifeq ($(origin TORCH_INDEX) $(SYSTEM)$(NVIDIA),undefined Linux)
+ASK = timeout 5 $(BIN)/python -c "import urllib.request; urllib.request.urlopen('$(CPU_INDEX)/torch/')" 2> /dev/null
+TORCH_INDEX = $(shell $(ASK) && echo $(CPU_INDEX) || echo "$(CPU_INDEX) cannot be reached" >&2)
+endif
+
+.PHONY: course lab check test faults fma-small fma-large notebooks screenshots clean
 
 course: .venv/ready
 	$(BIN)/python -m colalib course
@@ -15,10 +25,11 @@ course: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/01_sound_to_mel.ipynb
 
-test: .venv/ready-test
+check: FAST = -m "not slow and not browser"
+check test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(FAST)
 
 # hundreds of damaged files and tables, and kills at random moments; a sample of each is in `test`
 faults: .venv/ready-test
@@ -47,16 +58,21 @@ screenshots: .venv/ready-test
 .venv/made:
 	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else 'Python %d.%d is not supported: use 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
-ifdef TORCH_INDEX
-	$(BIN)/python -m pip install -q -c constraints.txt torch --index-url $(TORCH_INDEX)
-endif
 	touch $@
 
-.venv/ready: .venv/made pyproject.toml constraints.txt
+# Only torch comes from that index: what it needs has its pinned versions on the default one. An index that was
+# chosen here and has no such torch is passed over; one that was named is not.
+.venv/torch: .venv/made constraints.txt
+	@index="$(TORCH_INDEX)"; echo "torch: from $${index:-pip's default index}"; [ -z "$$index" ] || \
+	  $(BIN)/python -m pip install -q --no-deps -c constraints.txt --index-url "$$index" torch || \
+	  { [ $(origin TORCH_INDEX) = file ] && echo "torch: not there, so from pip's default index"; }
+	@touch $@
+
+.venv/ready: .venv/torch pyproject.toml
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-.venv/ready-test: .venv/made pyproject.toml constraints.txt
+.venv/ready-test: .venv/torch pyproject.toml
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch .venv/ready $@
 

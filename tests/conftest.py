@@ -1,4 +1,4 @@
-"""Small audio corpora made on the spot, shared by all tests."""
+"""Small corpora, stores and runs, made once and shared by all tests."""
 
 import os
 import subprocess
@@ -9,24 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from helpers import RATE, tone
 
+from colalib import training
 from colalib.data import corpora, store
+from colalib.data.clips import Clips
+from colalib.settings import FinetuneConfig, PretrainConfig
 
-RATE = 16_000
+TESTS = Path(__file__).parent
 
 
-def tone(pitch: float, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
-    """A decaying, repeated harmonic tone with a little noise, float32 [samples]."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(int(seconds * rate)) / rate
-    wave = sum(np.sin(2 * np.pi * pitch * k * t + rng.uniform(0, 6)) / k for k in range(1, 6))
-    beat = np.exp(-((t * rng.uniform(2, 4)) % 1) * 3)
-    return (0.2 * wave * beat + 0.003 * rng.standard_normal(len(t))).astype(np.float32)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests by their folder: those in a browser, and those that run notebooks as slow."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "browser"):
+            item.add_marker(pytest.mark.browser)
+        if item.path.is_relative_to(TESTS / "notebooks"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """96 clips of 2 s, classes low/middle/high, 4 clips a group, with an index.csv."""
+    """96 clips of 2 s, classes low/middle/high, 4 clips per group, with an index.csv."""
     root = tmp_path_factory.mktemp("tones")
     rows = []
     for label, pitch in (("low", 110), ("middle", 330), ("high", 990)):
@@ -53,6 +58,28 @@ def mel_store(folder, tmp_path_factory) -> store.MelStore:
     """The tones as a store."""
     return store.build(
         corpora.load(folder), tmp_path_factory.mktemp("stores") / "tones", jobs=1, progress=False
+    )
+
+
+@pytest.fixture
+def clips(mel_store) -> Clips:
+    """All clips of the store."""
+    return Clips.of_store(mel_store)
+
+
+@pytest.fixture(scope="session")
+def pretrained(mel_store, tmp_path_factory) -> Path:
+    """A finished pre-training on the tones. Copy it before you change it."""
+    out = tmp_path_factory.mktemp("runs") / "pretrained"
+    return training.pretrain([mel_store], out, PretrainConfig(steps=60, batch_size=24), progress=False)
+
+
+@pytest.fixture(scope="session")
+def finetuned(mel_store, pretrained, tmp_path_factory) -> Path:
+    """A classifier of the tones, fine-tuned from `pretrained`. Copy it before you change it."""
+    out = tmp_path_factory.mktemp("runs") / "finetuned"
+    return training.finetune(
+        mel_store, out, FinetuneConfig(steps=40, batch_size=24), pretrained, progress=False
     )
 
 

@@ -1,12 +1,17 @@
-"""Losses against loops and against their limits."""
+"""Losses against loops and against their limits; the loss of several processes against that of one."""
 
 import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from colalib import cola
+from colalib.settings import PretrainConfig
+
+OBJECTIVES = {"bilinear": cola.Bilinear, "cosine": cola.Cosine, "triplet": cola.Triplet}
 
 
 @pytest.fixture
@@ -44,12 +49,18 @@ def test_ranks():
     assert cola.ranks(s).tolist() == [1, 3, 1]
 
 
+def test_nan_ranks_last():
+    s = torch.eye(3)
+    s[1, 1] = math.nan
+    assert cola.ranks(s).tolist() == [1, 3, 1]
+
+
 def test_cosine_similarity(h):
     expected = F.cosine_similarity(h[0][:, None], h[1][None], dim=2)
     assert torch.allclose(cola.cosine_similarity(*h), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", cola.OBJECTIVES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_objectives_learn_the_pairs(name):
     """On fixed embeddings that share only a part with their positives, each objective brings the
     positives to rank 1.
@@ -57,7 +68,7 @@ def test_objectives_learn_the_pairs(name):
     torch.manual_seed(0)
     common = torch.randn(32, 8)
     a, p = (torch.cat([common, torch.randn(32, 24)], dim=1) for _ in range(2))
-    objective = cola.OBJECTIVES[name](32, size=16, dropout=0.0)
+    objective = OBJECTIVES[name](32, size=16, dropout=0.0)
     optimiser = torch.optim.Adam(objective.parameters(), lr=1e-2)
     before, _ = objective(a, p)
     for _ in range(150):
@@ -65,7 +76,8 @@ def test_objectives_learn_the_pairs(name):
         loss, similarity = objective(a, p)
         loss.backward()
         optimiser.step()
-    assert similarity.shape == (32, 32) and loss < before
+    assert similarity.shape == (32, 32)
+    assert loss < before
     assert cola.ranks(similarity).float().mean() < 1.5
 
 
@@ -79,3 +91,56 @@ def test_bilinear_has_no_symmetry_and_no_temperature(h):
     )
     assert not torch.allclose(s, s.T)
     assert ga.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_settings_name_the_objective(name):
+    config = PretrainConfig(objective=name, dropout=0.25, temperature=0.7, margin=0.9, symmetric=False)
+    objective = cola.build_objective(config, dim=32)
+    assert type(objective) is OBJECTIVES[name]
+    assert {m.p for m in objective.modules() if isinstance(m, nn.Dropout)} == {0.25}
+    set_here = {"symmetric": False, "temperature": 0.7, "margin": 0.9}
+    assert all(getattr(objective, key, value) == value for key, value in set_here.items())
+
+
+# ------------------------------------------------------------------------------- several processes
+
+
+class Toy(nn.Module):
+    """An encoder without BatchNorm, and an objective."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(98 * 64, 32), nn.Tanh())
+        self.objective = OBJECTIVES[name](32, size=16, dropout=0.0)
+
+    def forward(self, anchors, positives):
+        h = [cola.gather_embeddings(self.encoder(x)) for x in (anchors, positives)]
+        return self.objective(*h)[0]
+
+
+def half(rank, folder, pair):
+    """Be one of two processes, with its half of the batch; leave loss and gradients in a file."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name in OBJECTIVES:
+        model = DistributedDataParallel(Toy(name))
+        loss = model(*(x.chunk(2)[rank] for x in pair))
+        loss.backward()
+        torch.save([loss.detach()] + [p.grad for p in model.parameters()], f"{folder}/{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
+    pair = torch.randn(2, 8, 98, 64, generator=torch.Generator().manual_seed(1))
+    torch.multiprocessing.spawn(half, (tmp_path, pair), nprocs=2)
+    for name in OBJECTIVES:
+        model = Toy(name)
+        loss = model(*pair)
+        loss.backward()
+        whole = [loss.detach()] + [p.grad for p in model.parameters()]
+        for rank in range(2):
+            parts = torch.load(tmp_path / f"{name}-{rank}.pt")
+            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(parts, whole)), name
+        assert any(p.grad.abs().max() > 1e-3 for p in model.encoder.parameters())

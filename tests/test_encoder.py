@@ -1,164 +1,78 @@
-"""The encoder is efficientnet_pytorch's network: same weights, outputs and gradients, only computed
-faster.
-"""
-
-from __future__ import annotations
+"""The encoder is efficientnet_pytorch's network: same weights, same outputs."""
 
 import pytest
 import torch
-from torch.nn import functional as F
+from helpers import random_segments, relative, seeded_encoder
 
 from colalib.course.bench import PlainEncoder
-from colalib.encoder import ARCHITECTURES, Encoder, choose_cpu_precision
+from colalib.encoder import ARCHITECTURES, Encoder, choose_device, pool_segments
 from colalib.errors import UserError
 
 
-def make(arch: str = "b0-small", **kwargs) -> Encoder:
-    """An encoder whose weights and running statistics are seeded, and far from their start."""
-    torch.manual_seed(0)
-    encoder = Encoder(arch, std=1.5, **kwargs)
-    for name, value in encoder.net.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
-            value.add_(0.2 * torch.rand_like(value))
-    return encoder
-
-
-def segments(batch: int = 4, frames: int = 98) -> torch.Tensor:
-    return 2 * torch.randn(batch, frames, 64, generator=torch.Generator().manual_seed(1)) - 5
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
-
-
-def gradient(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    h = F.normalize(model(x))
-    (h @ h.T).logsumexp(dim=1).sum().backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-@pytest.mark.parametrize("recipe", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_evaluation_equals_the_package(arch, recipe):
-    encoder = make(arch, cpu_precision=recipe).eval()
+def test_evaluation_equals_the_package(arch, precision):
+    encoder = seeded_encoder(arch, cpu_precision=precision).eval()
     with torch.no_grad():
-        h = encoder(segments())
-        assert h.shape == (4, encoder.dim) and h.dtype == torch.float32
-        assert relative(h, PlainEncoder(encoder).eval()(segments())) < 1e-5
-
-
-# 40 and 98 frames: every 5x5 weight gradient is a matrix product; 400: the larger maps are
-# convolutions
-@pytest.mark.parametrize("frames", [40, 98, 131, 400])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_gradients_equal_the_package(arch, frames):
-    encoder, x = make(arch, cpu_precision="float32"), segments(4 if frames < 400 else 2, frames)
-    plain = PlainEncoder(encoder).train()
-    assert relative(gradient(encoder, x), gradient(plain, x)) < 1e-3
+        h = encoder(random_segments())
+        expected = PlainEncoder(encoder).eval()(random_segments())
+    assert h.shape == (4, encoder.dim)
+    assert h.dtype == torch.float32
+    assert relative(h, expected) < 1e-5
 
 
 def test_running_statistics_move_at_a_tenth():
-    encoder, x = make(cpu_precision="float32"), segments()
+    encoder, x = seeded_encoder(cpu_precision="float32"), random_segments()
     plain = PlainEncoder(encoder).train()
     for m in plain.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
             m.momentum = 0.1
-    encoder(x), plain(x)
-    torch.testing.assert_close(
-        encoder.net._bn1.running_mean, plain.net._bn1.running_mean, rtol=1e-3, atol=1e-4
-    )
-    torch.testing.assert_close(encoder.net._bn1.running_var, plain.net._bn1.running_var, rtol=1e-3, atol=1e-4)
-
-
-def test_branches_equal_one_after_the_other():
-    pair = segments(8)[:4], segments(8)[4:]
-
-    def train(run) -> torch.Tensor:
-        encoder = make(cpu_precision="float32")
-        anchors, positives = run(encoder)
-        (anchors @ positives.T).logsumexp(dim=1).sum().backward()
-        return torch.cat([p.grad.flatten() for p in encoder.parameters()])
-
-    def in_branches(encoder):
-        return encoder.branches(*pair)
-
-    threads, found = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 2):
-            torch.set_num_threads(n)
-            found.append(train(in_branches))
-    finally:
-        torch.set_num_threads(threads)
-    expected = train(lambda encoder: [encoder(x) for x in pair])
-    assert all(relative(g, expected) < 1e-3 for g in found)
-    assert torch.equal(found[1], found[2])
-
-
-def test_branches_leave_one_encoder():
-    encoder, alone = make(cpu_precision="float32"), make(cpu_precision="float32")
-    anchors, positives = segments(8)[:4], segments(8)[4:]
-    assert (
-        relative(
-            torch.cat(encoder.branches(anchors, positives)), torch.cat(alone.branches(anchors, positives))
-        )
-        == 0
-    )
-    alone = make(cpu_precision="float32")
-    alone(anchors)
-    # the statistics are the first branch's
-    for ours, first in zip(encoder.buffers(), alone.buffers()):
-        torch.testing.assert_close(ours, first, rtol=1e-3, atol=1e-4)
-    assert encoder.state_dict().keys() == alone.state_dict().keys()
-    assert len([*encoder.parameters()]) == len([*alone.parameters()])
-    assert len(encoder.branches(anchors)) == 1
-    with torch.no_grad():
-        both = encoder.eval().branches(anchors, positives)
-        assert torch.equal(both[1], encoder(positives))
-
-
-@pytest.mark.skipif(choose_cpu_precision() != "bf16", reason="no bfloat16 in this CPU's hardware")
-def test_bf16_training_is_close_to_float32():
-    x = segments(16)
-    with torch.no_grad():
-        h = make(cpu_precision="bf16")(x)
-        assert h.dtype == torch.float32
-        assert relative(h, make(cpu_precision="float32")(x)) < 0.05
+    encoder(x)
+    plain(x)
+    ours, theirs = encoder.net._bn1, plain.net._bn1
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_interchange_with_the_package():
-    encoder = make("b0")
+    encoder = seeded_encoder("b0")
     weights = PlainEncoder(encoder).state_dict()
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in encoder.state_dict().items()}
     other = Encoder("b0").eval()
     other.load_state_dict(weights)
     with torch.no_grad():
-        assert torch.equal(other(segments()), encoder.eval()(segments()))
+        assert torch.equal(other(random_segments()), encoder.eval()(random_segments()))
 
 
 @pytest.mark.parametrize("frames", [1, 33, 98, 1000])
 def test_any_length_and_a_single_segment(frames):
     with torch.no_grad():
-        assert make().eval()(segments(1, frames)).shape == (1, 640)
+        assert seeded_encoder().eval()(random_segments(1, frames)).shape == (1, 640)
 
 
 def test_level_of_a_segment_does_not_matter():
-    encoder, x = make().eval(), segments()
+    encoder, x = seeded_encoder().eval(), random_segments()
     with torch.no_grad():
         assert relative(encoder(x + 3.0), encoder(x)) < 1e-4
 
 
-@pytest.mark.parametrize("recipe", dict.fromkeys(["float32", choose_cpu_precision()]))
-def test_training_is_reproducible(recipe):
-    def train() -> torch.Tensor:
-        encoder = make(cpu_precision=recipe)
-        optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, fused=True)
-        for _ in range(3):
-            optimizer.zero_grad()
-            gradient(encoder, segments(8))
-            optimizer.step()
-        return torch.cat([p.detach().flatten() for p in encoder.parameters()])
+@pytest.mark.parametrize(("arch", "d"), [("b0-small", 3328), ("b0", 10_112)])
+def test_block_features_are_means_then_deviations(arch, d):
+    """Deviations are never negative; means are on both sides of zero."""
+    with torch.no_grad():
+        features = seeded_encoder(arch).eval().block_features(random_segments())
+    assert features.shape == (4, d)
+    assert features.dtype == torch.float32
+    assert (features[:, d // 2 :] >= 0).all()
+    assert (features[:, : d // 2] < 0).any()
 
-    assert torch.equal(train(), train())
+
+def test_pooled_segments_have_the_statistics_of_the_whole_clip():
+    clip = torch.randn(3, 50, 7)  # segments, frames, features
+    features = torch.cat([clip.mean(dim=1), clip.std(dim=1, correction=0)], dim=1)
+    whole = clip.flatten(0, 1)
+    expected = torch.cat([whole.mean(dim=0), whole.std(dim=0, correction=0)])
+    torch.testing.assert_close(pool_segments(features), expected)
 
 
 def test_unknown_names_are_the_users_mistake():
@@ -166,3 +80,5 @@ def test_unknown_names_are_the_users_mistake():
         Encoder("b7")
     with pytest.raises(UserError, match="float32, bf16"):
         Encoder("b0", cpu_precision="fp8")
+    with pytest.raises(UserError, match="no abacus device"):
+        choose_device("abacus")

@@ -75,8 +75,8 @@ def training_throughput(
     A step is forward, backward and AdamW on `batch` anchors and as many positives, [batch, 98, 64] each. The
     reference is `PlainEncoder` on one batch after the other, and `torch.optim.AdamW` as it comes. Steps are
     interleaved, for about `seconds` per architecture. The best round counts, as in `timeit`: another
-    program can only make a step slower. Rows: arch, precision, segments_per_s, ratio, and gflops: the GFLOP/s that
-    the network's matrix products and convolutions amount to.
+    program can only make a step slower. Rows: arch, precision, segments_per_s, ratio, and gflops:
+    the GFLOP/s that the network's matrix products and convolutions amount to.
     """
     rows = []
     for arch in archs:

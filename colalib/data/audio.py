@@ -89,7 +89,7 @@ def from_array(samples: np.ndarray, sample_rate: int, target_rate: int = 16_000)
     Raises `Unusable` as `load_audio` does, and for samples of another shape or type.
     """
     samples = np.asarray(samples)
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(samples.shape[0], 1)):
+    if samples.ndim not in (1, 2) or not samples.size or samples[:1].size > len(samples):
         raise Unusable(f"shape {list(samples.shape)}: give [samples] or [samples, channels]")
     if not np.issubdtype(samples.dtype, np.floating):
         raise Unusable(f"{samples.dtype} samples: give floats in [-1, 1] (divide int16 by 32768)")

@@ -53,7 +53,7 @@ def embed_frames(
         return np.stack([pool_segments(features[clip_index == i]).numpy() for i in range(n)])  # [n, d]
 
     vectors = []
-    with tqdm(total=total, desc="embed", unit="clip", disable=not progress) as bar:
+    with tqdm(total=total, desc="embed", unit="clip", disable=not progress, delay=1) as bar:
         for part in parallel_map(embed_batch, clip_batches(clips, EVAL_HOP_FRAMES, silence)):
             vectors.append(part)
             bar.update(len(part))

@@ -46,10 +46,10 @@ profile = course.profile()
 print("Profile:", course.describe())
 
 # %% [markdown]
-# ## Where this is_main_process
+# ## Where this leads
 #
 # The demo corpus holds eight kinds of music, rendered on your own machine from real scores and sampled instruments.
-# `corpus.clips` is a table with one row a clip.
+# `corpus.clips` is a table with one row per clip.
 #
 # With the course comes an encoder that has listened to such music for an hour and a quarter, without being told of any kind,
 # composer or tune. Show it a clip it has never heard, and ask which other clip is most like it, takes of the same
@@ -57,8 +57,9 @@ print("Profile:", course.describe())
 
 # %%
 corpus, mels = course.corpus(), course.store()
-kept = course.runs() / "supervised" / "features"  # computed once, then found again
-features, _ = evaluation.frozen_features(mels, "default", progress=False, keep=kept)  # [clips, d]
+# embeddings are computed once; later runs load them from this folder
+keep = course.runs() / "supervised" / "features"
+features = evaluation.feature_source("default").of_store(mels, keep)  # [clips, d]
 near = evaluation.neighbours(features, mels.clips["group"].values, k=1)[:, 0]
 unheard = np.flatnonzero(mels.clips["split"] == "test")
 for i in np.random.default_rng(0).choice(unheard, 2, replace=False):
@@ -69,7 +70,8 @@ for i in np.random.default_rng(0).choice(unheard, 2, replace=False):
 # %%
 labels = mels.clips["label"].values
 kinds, same = len(set(labels)), np.mean(labels[near[unheard]] == labels[unheard])
-print(f"{100 * same:.0f}% of {len(unheard)} unheard clips find one of their own kind; by chance {100 / kinds:.1f}%")
+print(f"{100 * same:.0f}% of {len(unheard)} unheard clips find one of their own kind")
+print(f"by chance it would be {100 / kinds:.1f}%")
 
 # %% [markdown]
 # Far more than chance, and wrong often enough to be interesting. How a network comes to such an ear without
@@ -84,13 +86,15 @@ print(f"{100 * same:.0f}% of {len(unheard)} unheard clips find one of their own 
 jigs = corpus.clips.query("label == 'jig' and drums == 'kit'")
 clip = jigs.iloc[0]
 wave = audio.load_audio(corpus.root / clip["path"])[: 4 * 16_000]  # the first four seconds
-print(f"{clip['title']} ({clip['label']}, {clip['family']}): {wave.shape[0]} samples, {wave.dtype}, 16,000 a second")
+print(f"{clip['title']} ({clip['label']}, {clip['family']})")
+print(f"{wave.shape[0]} samples, {wave.dtype}, 16,000 per second")
 display(plots.player(wave))
 
 # %% [markdown]
 # `load_audio` decoded the file, mixed it to mono and resampled it to 16 kHz. A sample is the air pressure at one
-# moment, scaled to ±1. Sixteen thousand of them a second can carry frequencies up to 8 kHz, half the rate: enough
-# for speech and for most of what tells one music from another, not enough for the air above a cymbal.
+# moment, scaled to ±1. Sixteen thousand samples per second can carry frequencies up to 8 kHz, half the rate. That is
+# enough for speech, and for most of what tells one kind of music from another. It is not enough for the highest
+# sounds of a cymbal.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 2.8), width_ratios=[2, 1], sharey=True)
@@ -116,7 +120,8 @@ hann = librosa.filters.get_window("hann", config.window)  # [400]
 hertz = np.fft.rfftfreq(config.n_fft, 1 / config.sample_rate)  # [513]
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3), width_ratios=[1, 1.6])
-for name, taps, colour in (("cut off", np.ones(config.window), "#999999"), ("Hann window", hann, plots.PALETTE[0])):
+windows = (("cut off", np.ones(config.window), "#999999"), ("Hann window", hann, plots.PALETTE[0]))
+for name, taps, colour in windows:
     spectrum = np.abs(np.fft.rfft(frame * taps, config.n_fft)) / taps.sum()
     axes[0].plot(1000 * np.arange(config.window) / config.sample_rate, frame * taps, color=colour, label=name)
     axes[1].plot(hertz, 20 * np.log10(spectrum + 1e-9), color=colour, label=name, lw=1.2)
@@ -143,9 +148,8 @@ print(f"waveform {wave.shape} → frames {frames.shape} → spectrum {spectrum.s
 # seeks phases that fit from one overlapping frame to the next.
 
 # %%
-rebuilt = librosa.griffinlim(
-    magnitude.T, n_iter=32, hop_length=config.hop, win_length=config.window, n_fft=config.n_fft, random_state=0
-)
+sizes = {"hop_length": config.hop, "win_length": config.window, "n_fft": config.n_fft}
+rebuilt = librosa.griffinlim(magnitude.T, n_iter=32, random_state=0, **sizes)
 print("magnitudes of the spectrum, phases guessed:")
 display(plots.player(rebuilt))
 
@@ -161,12 +165,14 @@ filters = audio.mel_filters(config)  # [64, 513]
 fig, ax = plt.subplots(figsize=(10, 2.6))
 for i in range(0, 64, 3):
     ax.plot(hertz, filters[i] / filters[i].max(), color=plots.PALETTE[i % 2], lw=1)
-ax.set(xlabel="frequency (Hz)", ylabel="weight", title="every third of the 64 mel bands, each scaled to a peak of 1")
-_ = ax.set_xlim(0, 8000)
+ax.set(xlabel="frequency (Hz)", ylabel="weight", xlim=(0, 8000))
+_ = ax.set_title("every third of the 64 mel bands, each scaled to a peak of 1")
 
 # %%
 mel = magnitude @ filters.T  # [frames, 64]
-print(f"{magnitude.shape[1]} frequencies → {mel.shape[1]} bands: {mel.size / len(wave):.2f} numbers a sample")
+print(
+    f"{magnitude.shape[1]} frequencies → {mel.shape[1]} bands: {mel.size / len(wave):.2f} numbers per sample"
+)
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))
 axes[0].imshow(magnitude.T, origin="lower", aspect="auto", extent=(0, 4, 0, 8000))
@@ -203,8 +209,8 @@ display(plots.player(audio.resynthesise(log_mel, config)))
 # %% [markdown]
 # ## By hand, in one piece
 #
-# The steps from above, gathered. The course uses `colalib.audio.log_mel`, which does the same in blocks, so that an
-# hour of sound doesn't fill the memory. They must agree.
+# Here are the steps from above, gathered. The course uses `audio.log_mel` of `colalib.data`. It does the same in
+# blocks, so that an hour of sound doesn't fill the memory. The two must agree.
 
 
 # %%
@@ -236,7 +242,8 @@ part = wave[16_000:32_000]  # one second
 
 def turned(names_and_changes: list[tuple[str, dict]]) -> list[tuple]:
     """(title, frames, config) of one second of the clip under changed settings."""
-    return [(name, audio.log_mel(part, c := replace(config, **change)), c) for name, change in names_and_changes]
+    configs = [(name, replace(config, **change)) for name, change in names_and_changes]
+    return [(name, audio.log_mel(part, c), c) for name, c in configs]
 
 
 sizes = (("window 5 ms", 80, 1024), ("25 ms (ours)", 400, 1024), ("100 ms", 1600, 2048))
@@ -259,17 +266,16 @@ rows = []
 for n_fft in (400, 512, 1024, 2048):
     bank = audio.mel_filters(replace(config, n_fft=n_fft))
     rows.append((n_fft, 16_000 / n_fft, (bank > 0).sum(axis=1).min()))
-pd.DataFrame(rows, columns=["FFT length", "Hz a point", "points in the narrowest band"]).set_index("FFT length").round(
-    1
-)
+columns = ["FFT length", "Hz per point", "points in the narrowest band"]
+pd.DataFrame(rows, columns=columns).set_index("FFT length").round(1)
 
 # %% [markdown]
 # **Bands and range.** Fewer bands blur neighbouring pitches into one. A lower upper edge throws the brightness away
 # and leaves the tune. See it, then hear it.
 
 # %%
-bands = turned([("16 bands", {"n_mels": 16}), ("64 bands (ours)", {}), ("64 bands up to 2 kHz", {"fmax": 2000.0})])
-_ = plots.panels(bands)
+changes = [("16 bands", {"n_mels": 16}), ("64 bands (ours)", {}), ("64 bands up to 2 kHz", {"fmax": 2000.0})]
+_ = plots.panels(turned(changes))
 
 # %%
 for name, changed in (("16 bands", {"n_mels": 16}), ("64 bands, but only up to 2 kHz", {"fmax": 2000.0})):
@@ -307,19 +313,23 @@ widgets.mel_laboratory({kind: corpus.root / path for kind, path in zip(kinds["la
 # %% [markdown]
 # ## A whole corpus, ready to train on
 #
-# Training asks for thousands of random one-second pieces a minute. Decoding files for each would keep the processor
-# busy with the wrong thing, so we do this once: `store.build` writes the log-mel frames of all clips to disk, in
-# float16, and opens them by memory map, which reads only what is asked for. (`course.store()`, above, called it for
-# the demo corpus.)
+# Training asks for thousands of random one-second pieces per minute. Decoding a file for each of them would keep the
+# processor busy with the wrong thing. So we do this once: `store.build` writes the log-mel frames of all clips to
+# disk, in float16. It opens them by memory map, which reads only what is asked for. (`course.store()`, above, called
+# it for the demo corpus.)
 
 # %%
 begun = time.perf_counter()
 mels = course.store()
 hours = mels.mel.seconds(mels.clips["frames"].sum()) / 3600
 megabytes = sum(f.stat().st_size for f in mels.path.iterdir()) / 1e6
-print(f"{len(mels)} clips, {hours:.2f} hours, {megabytes:.0f} MB on disk: {megabytes / hours:.0f} MB an hour")
-print(f"the same hour as 16-bit sound: {16_000 * 2 * 3600 / 1e6:.0f} MB; opened in {time.perf_counter() - begun:.1f} s")
-display(pd.crosstab(mels.clips["label"], mels.clips["split"], margins=True)[["train", "valid", "test", "All"]])
+print(
+    f"{len(mels)} clips, {hours:.2f} hours, {megabytes:.0f} MB on disk: {megabytes / hours:.0f} MB per hour"
+)
+print(f"an hour as 16-bit sound: {16_000 * 2 * 3600 / 1e6:.0f} MB")
+print(f"opened in {time.perf_counter() - begun:.1f} s")
+counts = pd.crosstab(mels.clips["label"], mels.clips["split"], margins=True)
+display(counts[["train", "valid", "test", "All"]])
 
 # %% [markdown]
 # `group` is the tune that a clip comes from. All clips of a tune lie on one side of the split, because a network
@@ -328,7 +338,8 @@ display(pd.crosstab(mels.clips["label"], mels.clips["split"], margins=True)[["tr
 # %%
 display(mels.clips[["clip_id", "start", "frames", "label", "group", "split", "family", "metre"]].head(4))
 first = mels.frames(0)
-print(f"clip 0: {type(first).__name__} {first.shape} {first.dtype}; seconds: {mels.mel.seconds(len(first)):.2f}")
+seconds = mels.mel.seconds(len(first))
+print(f"clip 0: {type(first).__name__} {first.shape} {first.dtype}; seconds: {seconds:.2f}")
 
 # %% [markdown]
 # Two seconds of each class, as picture and as sound. All families of instruments play all classes, so don't listen
@@ -359,7 +370,7 @@ for i in range(0, len(mels), len(mels) // 8):
     exact = audio.log_mel(audio.load_audio(corpus.root / mels.clips["path"][i]))
     errors.append(np.abs(mels.frames(i).astype(np.float32) - exact).ravel())
 errors = np.concatenate(errors)
-decibel = 20 / np.log(10)  # dB a unit of natural logarithm
+decibel = 20 / np.log(10)  # dB per unit of natural logarithm
 print(f"largest error {errors.max():.4f} ({errors.max() * decibel:.3f} dB), mean {errors.mean():.4f}")
 assert errors.max() < 0.004
 
@@ -389,14 +400,14 @@ with tempfile.TemporaryDirectory() as folder:
 print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 
 # %% [markdown]
-# A clip is refused when it can't be decoded, is shorter than 0.1 s, never gets louder than −80 dBFS, or holds
-# samples that are no numbers. (A decoder may grumble on its own before it gives up.) The others go on; nothing is
-# dropped without a line in `quarantine.csv`.
+# A clip is refused if it can't be decoded, is shorter than 0.1 s, never gets louder than −80 dBFS, or holds NaN or
+# infinite samples. (A decoder may print warnings of its own before it gives up.) The build goes on with the other
+# clips. Each refused clip has a line in `quarantine.csv`.
 #
 # ## Recap
 # You can now
 # - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units: 25 ms under a window, how
-#   much of each frequency is in it, 64 bands that gather 513 frequencies as the ear does, `[frames, 64]`, a hundred a second;
+#   much of each frequency is in it, 64 bands that gather 513 frequencies as the ear does, `[frames, 64]`, a hundred per second;
 # - compute a log-mel spectrogram by hand, and check it against the library's: equal to a thousandth;
 # - choose window, hop, FFT length, bands, range and floor, knowing by eye and ear what each costs: the window trades pitch
 #   against time, the hop costs work, zeros add nothing, the floor decides what counts as silence;
@@ -421,7 +432,9 @@ def count_frames(samples: int, config: MelConfig) -> int:
 
 # %%
 def check_1(answer):
-    assert answer(16_000, config) == 101, "A second has 101 frames, not 100: one is centred on its very first sample."
+    assert answer(16_000, config) == 101, (
+        "A second has 101 frames, not 100: one is centred on its very first sample."
+    )
     for samples, c in ((15_999, config), (160, config), (159, config), (48_000, replace(config, hop=200))):
         expected = len(audio.log_mel(np.ones(samples, np.float32), c))
         assert answer(samples, c) == expected, f"{samples} samples at hop {c.hop} have {expected} frames."
@@ -458,14 +471,17 @@ def depth(gap: float, window: int, sample_rate: int) -> float:
     """How deep the spectrum falls between the two tones: 0 is not at all, 1 is to nothing."""
     n = np.arange(window) - window / 2
     tone = [np.hanning(window) @ np.exp(2j * np.pi * n * (at / sample_rate)) for at in (0, gap / 2, gap)]
-    peak, middle = abs(tone[0]) + abs(tone[2]), 2 * abs(tone[1])  # both tones, at one of them and between them
+    peak = abs(tone[0]) + abs(tone[2])  # of both tones, at one of them
+    middle = 2 * abs(tone[1])  # of both tones, half-way between them
     return 1 - middle / peak
 
 
 def check_2(answer):
     for gap, rate in ((80.0, 16_000), (20.0, 16_000), (80.0, 48_000)):
         window = answer(gap, rate)
-        assert depth(gap, window, rate) > 0.05, f"{window} samples blur tones {gap:g} Hz apart at {rate} Hz: longer."
+        assert depth(gap, window, rate) > 0.05, (
+            f"{window} samples blur tones {gap:g} Hz apart at {rate} Hz: longer."
+        )
         assert window <= 3.1 * rate / gap, (
             f"{window} samples for {gap:g} Hz at {rate} Hz are more than needed: shorter."
         )

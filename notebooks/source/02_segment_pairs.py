@@ -33,8 +33,9 @@ from colalib import cola, course, evaluation, widgets
 from colalib.data import audio, segments
 from colalib.data.clips import pretraining_clips
 from colalib.data.segments import SEGMENT_FRAMES
+from colalib.encoder import Encoder
 from colalib.evaluation import plots
-from colalib.training import runs
+from colalib.training.runs import open_run
 
 plots.style()
 profile = course.profile()
@@ -56,14 +57,16 @@ corpus, store = course.corpus(), course.store()
 # %%
 def crop_by_hand(clip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A random segment of `clip` [T, M] → [98, M], and the frame at which it starts."""
-    start = int(rng.integers(len(clip) - SEGMENT_FRAMES + 1))  # every place equally likely, the last one included
+    # every place is equally likely, the last one included
+    start = int(rng.integers(len(clip) - SEGMENT_FRAMES + 1))
     return clip[start : start + SEGMENT_FRAMES].astype(np.float32), start
 
 
 clip = store.frames(0)
 by_hand, start = crop_by_hand(clip, np.random.default_rng(1))
 assert np.array_equal(by_hand, segments.random_crop(clip, np.random.default_rng(1)))
-print(f"clip {clip.shape} → segment {by_hand.shape} from {store.mel.seconds(start):.2f} s; by hand equals colalib")
+print(f"clip {clip.shape} → segment {by_hand.shape} from {store.mel.seconds(start):.2f} s")
+print("by hand equals colalib")
 
 # %% [markdown]
 # The generator is passed in. The same generator gives the same crop, so that a training can be repeated and an
@@ -85,11 +88,13 @@ row = store.clips.query("label == 'hornpipe'").index[0]
 other = store.clips.query("label == 'quartet'").index[0]
 anchor, positive = (crop_by_hand(store.frames(row), rng)[1] for _ in range(2))
 distractor = crop_by_hand(store.frames(other), rng)[1]
-_ = plots.crops(store.frames(row), {"anchor": anchor, "positive": positive}, SEGMENT_FRAMES, title="one clip, two crops")
+starts = {"anchor": anchor, "positive": positive}
+_ = plots.crops(store.frames(row), starts, SEGMENT_FRAMES, title="one clip, two crops")
 
 # %%
 for role, i, at in (("anchor", row, anchor), ("positive", row, positive), ("distractor", other, distractor)):
-    print(f"{role}: {store.clips['label'][i]}, {store.clips['family'][i]}, from {store.mel.seconds(at):.2f} s")
+    label, family = store.clips["label"][i], store.clips["family"][i]
+    print(f"{role}: {label}, {family}, from {store.mel.seconds(at):.2f} s")
     display(plots.player(crop_sound(i, at)))
 
 # %% [markdown]
@@ -101,31 +106,34 @@ for role, i, at in (("anchor", row, anchor), ("positive", row, positive), ("dist
 
 # %%
 short = store.frames(row)[anchor : anchor + 40]
-placed = [(f"seed {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in (14, 6, 1, 15)]
+seeds = (14, 6, 1, 15)
+placed = [(f"seed {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in seeds]
 _ = plots.panels(placed, height=2.4)
 
 # %% [markdown]
 # ## 2 Many pairs at once: a batch
 # `segments.pair_batch` draws B different clips and two crops of each: anchors `[B, 98, 64]` and positives `[B, 98,
 # 64]`. Row i of both is a pair; every other row is a distractor, for free. With B = 64 each anchor has 63 of them.
+# `segments.pair_starts` says which clips these are, and where their crops begin.
 
 # %%
 clips = pretraining_clips([store])  # every clip but those of the test split
-anchors, positives = segments.pair_batch(clips, step=0, batch=8, seed=0)
-print(f"{len(clips)} clips; anchors {tuple(anchors.shape)}, positives {tuple(positives.shape)}, {anchors.dtype}")
-chosen = segments.shuffled(len(clips), 8, step=0, seed=0)
-labels = dict(zip(store.ids, store.clips["label"]))
-_ = plots.pairs(anchors, positives, [labels[clips.ids[i]] for i in chosen])
+anchors, positives = segments.pair_batch(clips, step=0, batch_size=8, seed=0)
+print(
+    f"{len(clips)} clips; anchors {tuple(anchors.shape)}, positives {tuple(positives.shape)}, {anchors.dtype}"
+)
+chosen, starts = segments.pair_starts(clips, step=0, batch_size=8, seed=0)  # clips [8], first frames [2, 8]
+row_of = {clip_id: number for number, clip_id in enumerate(store.ids)}
+rows = [row_of[clips.ids[i]] for i in chosen]  # of these clips in the store
+_ = plots.pairs(anchors, positives, list(store.clips["label"][rows]))
 
 # %% [markdown]
 # Cover the lower row and try to assign it. Some pairs a child could match by brightness alone. With some you'd have
 # to look for the texture. Listen to eight anchors in a row, then to their positives in another order.
 
 # %%
-rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
-starts = [[int(rng.integers(len(clips.frames(i)) - SEGMENT_FRAMES + 1)) for i in chosen] for _ in range(2)]
-rows = [clips.where[i][1] for i in chosen]
-assert np.array_equal(anchors[0], clips.frames(chosen[0])[starts[0][0] :][:SEGMENT_FRAMES])  # these are the same crops
+# these starts belong to the crops above
+assert np.array_equal(anchors[0], clips.frames(chosen[0])[starts[0, 0] :][:SEGMENT_FRAMES])
 order = np.random.default_rng(3).permutation(8)
 gap = np.zeros(5_000, np.float32)
 sounds = [[crop_sound(row, at) for row, at in zip(rows, side)] for side in starts]
@@ -163,7 +171,8 @@ for seed in range(8):
     response = (segments.random_filter(segment, np.random.default_rng(seed)) - segment)[0] * 20 / np.log(10)
     ax.plot(response, color=plots.PALETTE[0] if seed == 1 else "#BBBBBB", lw=2 if seed == 1 else 1)
 ax.axhline(0, color="black", lw=0.6)
-_ = ax.set(xlabel="mel band", ylabel="gain (dB)", title="eight random filters; the blue one colours the segment below")
+ax.set(xlabel="mel band", ylabel="gain (dB)")
+_ = ax.set_title("eight random filters; the blue one colours the segment below")
 
 # %% [markdown]
 # `random_mask` blanks runs of frames to the segment's mean, in the manner of SpecAugment ([arXiv
@@ -172,7 +181,9 @@ _ = ax.set(xlabel="mel band", ylabel="gain (dB)", title="eight random filters; t
 
 
 # %%
-def mask_by_hand(segment: np.ndarray, rng: np.random.Generator, start: float = 0.1, stay: float = 0.2) -> np.ndarray:
+def mask_by_hand(
+    segment: np.ndarray, rng: np.random.Generator, start: float = 0.1, stay: float = 0.2
+) -> np.ndarray:
     """Blank random runs of frames [T, M] → [T, M]."""
     chance, masked, blank = rng.random((2, len(segment))), segment.copy(), False
     for t in range(len(segment)):
@@ -184,10 +195,11 @@ def mask_by_hand(segment: np.ndarray, rng: np.random.Generator, start: float = 0
 
 masked = segments.random_mask(segment, np.random.default_rng(0))
 assert np.allclose(masked, mask_by_hand(segment, np.random.default_rng(0)), atol=1e-4)
-share = np.mean(
-    [(segments.random_mask(segment, np.random.default_rng(s))[:, 0] == segment.mean()).mean() for s in range(300)]
+draws = [segments.random_mask(segment, np.random.default_rng(seed)) for seed in range(300)]
+share = np.mean([draw[:, 0] == segment.mean() for draw in draws])
+print(
+    f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expects {0.1 / (1 - 0.9 * 0.2):.1%}"
 )
-print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expects {0.1 / (1 - 0.9 * 0.2):.1%}")
 
 # %% [markdown]
 # `random_band_mask` does the same across: it blanks one run of up to 24 neighbouring bands, so that no single register
@@ -204,7 +216,8 @@ strong = segment * np.float32(1.3)
 banded = segments.random_band_mask(segment, np.random.default_rng(2))
 factor = segments.random_multiply(segment, np.random.default_rng(0))[0, 0] / segment[0, 0]
 print(f"one draw of random_multiply: a factor of {factor:.3f}")
-changed = {"as it is": segment, "filtered": filtered, "bands masked": banded, "frames masked": masked, "× 1.3": strong}
+changed = {"as it is": segment, "filtered": filtered, "bands masked": banded}
+changed |= {"frames masked": masked, "× 1.3": strong}
 centred = [(name, s - s.mean()) for name, s in changed.items()]
 _ = plots.panels(centred, title="each without its own mean, as the encoder gets it")
 
@@ -232,10 +245,11 @@ def nearness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 size = min(32, len(clips))
-anchors, positives = segments.pair_batch(clips, step=0, batch=size, seed=0)
+anchors, positives = segments.pair_batch(clips, step=0, batch_size=size, seed=0)
 similarity = nearness(mean_mel(anchors, level=False), mean_mel(positives, level=False))  # [B, B]
 found = similarity.argmax(dim=1) == torch.arange(size)
-print(f"similarity {tuple(similarity.shape)}: the positive is nearest for {found.sum()} of {size} anchors (chance: 1)")
+print(f"similarity {tuple(similarity.shape)}")
+print(f"the positive is nearest for {found.sum()} of {size} anchors (chance: 1)")
 
 # %% [markdown]
 # This matrix is the batch as a task. Entry (i, j) says how near anchor i is to positive j. On the diagonal are the
@@ -244,7 +258,8 @@ print(f"similarity {tuple(similarity.shape)}: the positive is nearest for {found
 # gives.
 
 # %%
-rank = 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)  # how many distractors are nearer, plus one
+# how many distractors are nearer, plus one
+rank = 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)
 assert torch.equal(rank, cola.ranks(similarity))
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
@@ -252,7 +267,9 @@ plots.similarity_matrix(similarity, ax=axes[0], title="nearness of mean spectra"
 axes[1].hist(rank, bins=np.arange(0.5, size + 1.5), color=plots.PALETTE[0], lw=0)
 axes[1].axvline((size + 1) / 2, color=plots.MODELS["chance"], ls="--", label="mean rank of a guess")
 axes[1].axvline(rank.float().mean(), color=plots.PALETTE[3], label="mean rank here")
-axes[1].set(xlabel="rank of the positive (1 is best)", ylabel="anchors", title="rank by hand equals colalib's")
+axes[1].set(
+    xlabel="rank of the positive (1 is best)", ylabel="anchors", title="rank by hand equals colalib's"
+)
 _ = axes[1].legend()
 
 # %% [markdown]
@@ -263,9 +280,12 @@ _ = axes[1].legend()
 
 # %%
 def hits(a: torch.Tensor, b: torch.Tensor, size: int) -> float:
-    """Per cent of anchors whose positive is nearest, over 60 or more batches of `size` drawn from the pairs (a[i], b[i]):
-    as many as it takes for each pair to come up four times."""
-    rng, rounds = np.random.default_rng(size), max(60, 4 * len(a) // size)
+    """Per cent of anchors whose positive is nearest, over batches of `size` drawn from the pairs (a[i], b[i]).
+
+    60 batches, or more if it takes more for each pair to be drawn four times.
+    """
+    rng = np.random.default_rng(size)
+    rounds = max(60, 4 * len(a) // size)
     drawn = [torch.from_numpy(rng.permutation(len(a))[:size]) for _ in range(rounds)]
     return 100 * torch.cat([cola.ranks(nearness(a[d], b[d])) == 1 for d in drawn]).float().mean().item()
 
@@ -286,7 +306,7 @@ for level, filter_db, name, colour in (
     (False, 0, "mean spectrum without level", 0),
     (False, 3.5, "without level, filtered", 2),
 ):
-    a, p = segments.pair_batch(clips, step=0, batch=many, seed=1, filter_db=filter_db)
+    a, p = segments.pair_batch(clips, step=0, batch_size=many, seed=1, filter_db=filter_db)
     scores = [hits(mean_mel(a, level), mean_mel(p, level), b) for b in sizes]
     draw(ax, sizes, scores, many, plots.PALETTE[colour], name)
     print(f"{name}: " + ", ".join(f"B = {b}: {score:.0f}%" for b, score in zip(sizes, scores)))
@@ -334,7 +354,8 @@ fig, ax = plt.subplots(figsize=(8, 3.2))
 ax.axvspan(0, store.mel.seconds(SEGMENT_FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
 draw(ax, seconds, scores, many, plots.PALETTE[0], "mean spectrum without level")
 ax.axhline(100 / min(64, many), ls="--", color=plots.MODELS["chance"], label="chance")
-ax.set(xlabel="distance between the crops' starts (s)", ylabel=f"found among {min(64, many)} (%)", ylim=(0, 102))
+ax.set(xlabel="distance between the crops' starts (s)", ylim=(0, 102))
+ax.set_ylabel(f"found among {min(64, many)} (%)")
 _ = ax.legend()
 
 # %% [markdown]
@@ -353,9 +374,9 @@ for distance in (50, 500):
 # segments have in common.
 
 # %%
-anchors, positives = segments.pair_batch(clips, step=0, batch=many, seed=2)
-chosen = segments.shuffled(len(clips), many, step=0, seed=2)
-table = store.clips.iloc[[clips.where[i][1] for i in chosen]]
+anchors, positives = segments.pair_batch(clips, step=0, batch_size=many, seed=2)
+chosen, _ = segments.pair_starts(clips, step=0, batch_size=many, seed=2)
+table = store.clips.iloc[[row_of[clips.ids[i]] for i in chosen]]
 distance = -nearness(mean_mel(anchors, False), mean_mel(positives, False)).numpy() / np.sqrt(64)  # per band
 pair = np.eye(many, dtype=bool)
 values = {column: table[column].to_numpy(object) for column in ("group", "label", "family")}
@@ -370,7 +391,7 @@ kinds = {
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 3))
-colours = [plots.ROLES["positive"], plots.PALETTE[1], plots.PALETTE[4], plots.PALETTE[5], plots.ROLES["distractor"]]
+colours = [plots.ROLES["positive"], *(plots.PALETTE[i] for i in (1, 4, 5)), plots.ROLES["distractor"]]
 for y, (values, colour) in enumerate(zip(kinds.values(), colours)):
     low, first, median, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
     ax.plot([low, high], [-y, -y], color=colour, lw=2)
@@ -378,7 +399,7 @@ for y, (values, colour) in enumerate(zip(kinds.values(), colours)):
     ax.plot(median, -y, "o", color="white", mec=colour, ms=9)
 ax.set_yticks(-np.arange(5), [f"{name} ({len(v):,})" for name, v in kinds.items()])
 ax.set_ylim(-4.6, 0.6)
-_ = ax.set(xlabel="distance of mean spectra, a band (ln units): median, quartiles, 5 to 95%")
+_ = ax.set(xlabel="distance of mean spectra per band (ln units): median, quartiles, 5 to 95%")
 
 # %% [markdown]
 # The positives lie to the left, yet the boxes overlap: a spectrum alone can't settle the matter. Now compare the
@@ -388,8 +409,9 @@ _ = ax.set(xlabel="distance of mean spectra, a band (ln units): median, quartile
 # understood. A good encoder must do better than the mean over time. How common are false negatives?
 
 # %%
-per_anchor = {b: (b - 1) * (tune & ~pair).sum() / (many * (many - 1)) for b in (32, 64, many)}
-print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on average" for b, n in per_anchor.items()))
+for b in sorted({32, 64, many}):
+    per_anchor = (b - 1) * (tune & ~pair).sum() / (many * (many - 1))
+    print(f"B = {b}: {per_anchor:.2f} distractors of an anchor's own tune, on average")
 
 # %% [markdown]
 # We leave them in. Whoever has no labels doesn't know which they are, and among many distractors a few wrong ones do
@@ -402,9 +424,10 @@ print("\n".join(f"B = {b}: {n:.2f} distractors of an anchor's own tune, on avera
 # sound like what a network hears: a re-synthesis from the altered frames.
 
 # %% tags=["widget"]
-random = runs.load_encoder("random").encoder
-evaluation.calibrate_batchnorm(random, pretraining_clips([store]))
-widgets.pair_player(corpus, store, {"random": random, "pre-trained": runs.load_encoder("default").encoder})
+torch.manual_seed(0)
+random = evaluation.calibrate_batchnorm(Encoder("b0-small"), pretraining_clips([store]))
+pretrained = open_run("default").load_encoder()
+widgets.pair_player(corpus, store, {"random": random, "pre-trained": pretrained})
 
 # %% [markdown]
 # ## Recap
@@ -429,7 +452,7 @@ widgets.pair_player(corpus, store, {"random": random, "pre-trained": runs.load_e
 
 # %%
 def distant_starts(frames: int, length: int, apart: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Starts of two crops of `length` frames, at least `apart` frames apart, both inside a clip of `frames` frames."""
+    """Starts of two crops of `length` frames, at least `apart` frames apart, both in a clip of `frames` frames."""
     raise NotImplementedError
 
 
@@ -445,7 +468,9 @@ def check_distant(answer):
     first = (drawn[:, 0] < drawn[:, 1]).mean()
     assert 0.4 < first < 0.6, f"the anchor comes first in {first:.0%} of the draws; it should in half of them"
     assert drawn.min() == 0 and drawn.max() == 202, "some places are never drawn: the clip's very ends"
-    assert len(np.unique(np.abs(drawn[:, 0] - drawn[:, 1]))) > 40, "the distance should vary, not only the place"
+    assert len(np.unique(np.abs(drawn[:, 0] - drawn[:, 1]))) > 40, (
+        "the distance should vary, not only the place"
+    )
 
 
 course.check_exercise(check_distant, distant_starts)
@@ -482,10 +507,12 @@ def check_mix(answer):
     a, b = np.full((4, 3), -2.0), np.full((4, 3), 1.0)
     assert np.allclose(answer(a, b, 0.0), a), "with a share of 0 the segment should stay as it is"
     assert np.allclose(answer(a, b, 1.0), b), "with a share of 1 only the other one should be left"
-    assert np.allclose(answer(a, b, 0.3), answer(b, a, 0.7)), "mixing 0.3 of b into a should equal 0.7 of a into b"
+    swapped = answer(b, a, 0.7)
+    assert np.allclose(answer(a, b, 0.3), swapped), "mixing 0.3 of b into a should equal 0.7 of a into b"
     half = answer(a, b, 0.5)[0, 0]
-    assert half > -0.5, f"half of each gives {half:.2f}: that is the mean of the logarithms, not of the magnitudes"
-    assert np.allclose(half, np.log((np.exp(-2) + np.exp(1)) / 2)), "half and half: the logarithm of the mean magnitude"
+    assert half > -0.5, f"half of each gives {half:.2f}: the mean of the logarithms, not of the magnitudes"
+    expected = np.log((np.exp(-2) + np.exp(1)) / 2)
+    assert np.allclose(half, expected), "half and half: the logarithm of the mean magnitude"
 
 
 course.check_exercise(check_mix, log_mix)

@@ -25,26 +25,23 @@
 # - explain what the batch size changes.
 
 # %%
-import json
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
+from IPython.display import SVG, display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colalib import cola, course, evaluation, widgets
-from colalib.cola import Cola
 from colalib.data import audio, segments
 from colalib.data.clips import Clips, pretraining_clips, split_validation
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.encoder import Encoder
 from colalib.evaluation import plots
-from colalib.settings import PretrainConfig
-from colalib.training import runs
+from colalib.training.runs import open_run, read_checkpoint
 
 plots.style()
 profile = course.profile()
@@ -71,7 +68,7 @@ corpus, store = course.corpus(), course.store()
 # small predictor. COLA keeps the distractors, and with them one network and one loss. This is what we build:
 
 # %%
-_ = plots.architecture()
+SVG(filename=course.home() / "notebooks" / "pictures" / "cola.svg")
 
 # %% [markdown]
 # ## 2 The encoder
@@ -82,15 +79,15 @@ _ = plots.architecture()
 # %%
 clips = pretraining_clips([store])  # every clip but those of the test split
 torch.manual_seed(0)
-encoder = evaluation.calibrate_batchnorm(Encoder("b0-small"), clips)  # random weights, BatchNorm fitted to the data
-anchors, positives = segments.pair_batch(clips, step=0, batch=16, seed=0)
+# random weights, BatchNorm fitted to the data
+encoder = evaluation.calibrate_batchnorm(Encoder("b0-small"), clips)
+anchors, positives = segments.pair_batch(clips, step=0, batch_size=16, seed=0)
 with torch.no_grad():
     maps = list(encoder.feature_maps(anchors))  # after every block [B, time, bands, channels]
     h, h_positive = encoder(anchors), encoder(positives)
 parameters = {arch: sum(p.numel() for p in Encoder(arch).parameters()) / 1e6 for arch in ("b0-small", "b0")}
-print(
-    f"segments {tuple(anchors.shape)} → first map {tuple(maps[0].shape)} → last {tuple(maps[-1].shape)} → h {tuple(h.shape)}"
-)
+print(f"segments {tuple(anchors.shape)} → first map {tuple(maps[0].shape)}", end=" → ")
+print(f"last map {tuple(maps[-1].shape)} → h {tuple(h.shape)}")
 print("million parameters:", ", ".join(f"{arch} {n:.1f}" for arch, n in parameters.items()))
 
 # %% [markdown]
@@ -114,7 +111,8 @@ def one_triplet(anchor: Tensor, positive: Tensor, distractor: Tensor, margin: fl
 
 
 a, p, d = h[0], h_positive[0], h_positive[1]
-print(f"untrained encoder: s(a, p) = {cosine(a, p):.3f}, s(a, d) = {cosine(a, d):.3f}, loss {one_triplet(a, p, d):.3f}")
+print(f"untrained encoder: s(a, p) = {cosine(a, p):.3f}, s(a, d) = {cosine(a, d):.3f}")
+print(f"loss {one_triplet(a, p, d):.3f}")
 
 # %% [markdown]
 # Untrained, the two similarities are much the same, and the loss is near its margin. One distractor for each anchor
@@ -147,7 +145,9 @@ for ax, temperature in zip(axes, (1.0, 0.2, 0.02)):
     colours = [plots.ROLES["positive"]] + [plots.ROLES["distractor"]] * (size - 1)
     ax.bar(range(size), 100 * probability, color=colours)
     ax.axhline(100 / size, color=plots.MODELS["chance"], ls="--", lw=1)
-    ax.set(xlabel="candidate (0 is the positive)", title=f"τ = {temperature:g}: loss {-probability[0].log():.2f}")
+    ax.set(
+        xlabel="candidate (0 is the positive)", title=f"τ = {temperature:g}: loss {-probability[0].log():.2f}"
+    )
 _ = axes[0].set_ylabel("probability (%)")
 
 # %% [markdown]
@@ -204,8 +204,10 @@ def project_by_hand(h: Tensor) -> Tensor:
 with torch.no_grad():
     similarity = project_by_hand(h) @ weight @ project_by_hand(h_positive).T / 512**0.5  # [B, B]
     loss, theirs = objective(h, h_positive)
-    assert torch.allclose(similarity, theirs, atol=1e-4) and torch.isclose(both_ways(similarity), loss, atol=1e-5)
-print(f"bilinear: {loss:.4f} by hand, as colalib's; similarities from {similarity.min():.2f} to {similarity.max():.2f}")
+    assert torch.allclose(similarity, theirs, atol=1e-4)
+    assert torch.isclose(both_ways(similarity), loss, atol=1e-5)
+print(f"bilinear: {loss:.4f} by hand, as colalib's")
+print(f"similarities from {similarity.min():.2f} to {similarity.max():.2f}")
 
 # %% [markdown]
 # ## 6 What guessing costs
@@ -222,9 +224,8 @@ for spread, colour in ((0.0, 0), (1.0, 1), (2.0, 3)):
     for b in sizes:
         many = [cola.contrastive_loss(spread * torch.randn(b, b)).item() for _ in range(max(2000 // b, 1))]
         losses.append(np.mean(many))
-    ax.plot(
-        sizes, losses, "o-", color=plots.PALETTE[colour], label=f"random similarities, standard deviation {spread:g}"
-    )
+    name = f"random similarities, standard deviation {spread:g}"
+    ax.plot(sizes, losses, "o-", color=plots.PALETTE[colour], label=name)
 ax.plot(sizes, np.log(sizes), "--", color=plots.MODELS["chance"], label="ln B")
 ax.set(xscale="log", xlabel="batch size B", ylabel="loss (nats)")
 ax.set_xticks(sizes, sizes)
@@ -241,14 +242,13 @@ _ = ax.legend()
 
 # %%
 begun = time.perf_counter()
-run = course.encoder()
-made = json.loads((run / "config.json").read_text(encoding="utf-8"))
-config = PretrainConfig(**made["config"])
-metrics = pd.read_csv(run / "metrics.csv")
+run = open_run(course.encoder())
+config, metrics = run.config, run.metrics()
+print(f"ready after {(time.perf_counter() - begun) / 60:.1f} minutes", end="; ")
+print(f"the training took {metrics['seconds'].max() / 60:.1f} minutes")
 print(
-    f"ready after {(time.perf_counter() - begun) / 60:.1f} minutes; the training took {metrics['seconds'].max() / 60:.1f}:"
+    f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, {config.objective}, {config.arch}"
 )
-print(f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, {config.objective}, {config.arch}")
 
 # %% [markdown]
 # The loss may start above its dashed line: that is the confident guesser of section 6. A twentieth of the clips,
@@ -258,10 +258,10 @@ print(f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, 
 # %%
 sides = dict(zip(("train", "valid"), split_validation(clips, config.seed)))
 chance = {}
-for side, held in sides.items():
-    b = min(config.batch_size, len(sides["train"]), len(held))
+for side, side_clips in sides.items():
+    b = min(config.batch_size, len(sides["train"]), len(side_clips))
     chance[side] = {"loss": np.log(b), "accuracy": 1 / b, "rank": (b + 1) / 2}
-    print(f"{side}: {len(held)} clips, B = {b}")
+    print(f"{side}: {len(side_clips)} clips, B = {b}")
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.2))
 for ax, name in zip(axes, ("loss", "accuracy", "rank")):
     frames = {side: metrics.rename(columns={f"{side}/{name}": name}) for side in sides}
@@ -279,35 +279,38 @@ for ax, name in zip(axes, ("loss", "accuracy", "rank")):
 # ask the mean spectrum of notebook 2.
 
 # %%
-after = Cola(config, std=1.0)  # the checkpoint brings its own std
-after.load_state_dict(runs.read_checkpoint(run / "best.ckpt")["state_dict"])
+after = cola.Cola(config, std=1.0)  # the checkpoint brings its own std
+after.load_state_dict(read_checkpoint(run.path / "best.ckpt")["state_dict"])
 torch.manual_seed(config.seed)
-before = Cola(config, std=1.0)
+before = cola.Cola(config, std=1.0)
 evaluation.calibrate_batchnorm(before.encoder, clips)
 
-held = Clips([store], [np.flatnonzero(store.clips["split"] == "test")])
-test_anchors, test_positives = segments.pair_batch(held, step=0, batch=len(held), seed=0)
-chosen = segments.shuffled(len(held), len(held), step=0, seed=0)  # row i of the batch is clip chosen[i]
-found = {
-    "mel-stats": -torch.cdist(*((x - x.mean((1, 2), keepdim=True)).mean(dim=1) for x in (test_anchors, test_positives)))
-}
+test_rows = np.flatnonzero(store.clips["split"] == "test")
+test_clips = Clips([store], [test_rows])
+n_test = len(test_clips)  # one batch of all of them
+test_pairs = segments.pair_batch(test_clips, step=0, batch_size=n_test, seed=0)
+chosen, crop_starts = segments.pair_starts(test_clips, step=0, batch_size=n_test, seed=0)
+batch_rows = test_rows[chosen]  # pair i comes from row batch_rows[i] of the store
+
+mean_spectra = [(x - x.mean((1, 2), keepdim=True)).mean(dim=1) for x in test_pairs]  # [N, 64] each
+found = {"mel-stats": -torch.cdist(*mean_spectra)}
 with torch.no_grad():
     for name, module in (("random", before.eval()), ("trained", after.eval())):
-        h, h_positive = module.encoder(test_anchors), module.encoder(test_positives)  # [N, dim]
+        h, h_positive = (module.encoder(x) for x in test_pairs)  # [N, dim] each
         found[name] = module.objective(h, h_positive)[1]  # [N, N]
         if name == "random":
             found["random, cosine of h"] = cola.cosine_similarity(h, h_positive)
-print(f"{len(held)} test clips, one pair each; similarity {tuple(found['trained'].shape)}")
+print(f"{n_test} test clips, one pair each; similarity {tuple(found['trained'].shape)}")
 
 # %%
-labels = store.clips["label"].values[[held.where[i][1] for i in chosen]]
+labels = store.clips["label"].values[batch_rows]
 order = np.argsort(labels, kind="stable")
 shown = order[:: max(len(order) // 32, 1)][:32]  # 32 pairs, sorted by class
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
 for ax, name in zip(axes, ("random", "trained")):
     plots.similarity_matrix(found[name][shown][:, shown], ax=ax, title=f"{name} weights")
-    starts = np.flatnonzero(np.r_[True, labels[shown][1:] != labels[shown][:-1]])
-    ax.set_yticks(starts, labels[shown][starts], fontsize=8)
+    first_of_class = np.flatnonzero(np.r_[True, labels[shown][1:] != labels[shown][:-1]])
+    ax.set_yticks(first_of_class, labels[shown][first_of_class], fontsize=8)
     ax.set_ylabel("anchor i, by class")
 
 # %% [markdown]
@@ -317,18 +320,21 @@ for ax, name in zip(axes, ("random", "trained")):
 
 
 # %%
-def eval_loader(similarity: Tensor, batch: int) -> dict[str, float]:
-    """Loss, accuracy and mean rank over 40 or more random batches of `batch` pairs, parts of a matrix [N, N]: as many as it
-    takes for each pair to come up four times."""
-    rng, rounds = np.random.default_rng(batch), max(40, 4 * len(similarity) // batch)
+def pair_scores(similarity: Tensor, batch: int) -> dict[str, float]:
+    """Loss, accuracy and mean rank over random batches of `batch` pairs, parts of a matrix [N, N].
+
+    40 batches, or more if it takes more for each pair to be drawn four times.
+    """
+    rng = np.random.default_rng(batch)
+    rounds = max(40, 4 * len(similarity) // batch)
     parts = [similarity[d][:, d] for d in (rng.permutation(len(similarity))[:batch] for _ in range(rounds))]
     rank = torch.cat([cola.ranks(part) for part in parts]).float()
     loss = torch.stack([cola.contrastive_loss(part) for part in parts]).mean()
     return {"loss": loss.item(), "accuracy": (rank == 1).float().mean().item(), "rank": rank.mean().item()}
 
 
-b = min(32, len(held))
-rows = {name: eval_loader(similarity, b) for name, similarity in found.items()}
+b = min(32, n_test)
+rows = {name: pair_scores(similarity, b) for name, similarity in found.items()}
 rows["guessing"] = {"loss": np.log(b), "accuracy": 1 / b, "rank": (b + 1) / 2}
 for name in ("mel-stats", "random, cosine of h"):
     rows[name]["loss"] = np.nan  # these similarities were never meant to be logits
@@ -347,19 +353,17 @@ pd.DataFrame(rows).T.rename_axis(f"B = {b}, test clips").round(3)
 # 72.2% on the nine tasks.
 
 # %%
-sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256) if b <= len(held)]
-colours = dict(
-    zip(found, (plots.MODELS["mel-stats"], plots.MODELS["random"], plots.PALETTE[4], plots.MODELS["trained"]))
-)
+sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256) if b <= n_test]
+colours = {name: plots.MODELS[name] for name in ("mel-stats", "random", "trained")}
+colours["random, cosine of h"] = plots.PALETTE[4]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2))
 for name, similarity in found.items():
-    scores = pd.DataFrame([eval_loader(similarity, b) for b in sizes])
+    scores = pd.DataFrame([pair_scores(similarity, b) for b in sizes])
     share = 100 * scores["accuracy"]
-    half = 1.96 * np.sqrt(share * (100 - share) / len(held))  # 95%, normal approximation, over the clips
+    half = 1.96 * np.sqrt(share * (100 - share) / n_test)  # 95%, normal approximation, over the clips
+    low, high = np.maximum(share - half, 0), np.minimum(share + half, 100)
     axes[0].plot(sizes, share, "o-", color=colours[name], label=name)
-    axes[0].fill_between(
-        sizes, np.maximum(share - half, 0), np.minimum(share + half, 100), color=colours[name], alpha=0.2, lw=0
-    )
+    axes[0].fill_between(sizes, low, high, color=colours[name], alpha=0.2, lw=0)
     if name in ("random", "trained"):
         axes[1].plot(sizes, np.log(sizes) - scores["loss"], "o-", color=colours[name])
 axes[0].plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="guessing")
@@ -384,11 +388,14 @@ similarity = found["trained"].clone()
 similarity.fill_diagonal_(-torch.inf)
 margin, worst = (found["trained"].diagonal() - similarity.max(dim=1).values).min(dim=0)
 wrong = int(similarity[worst].argmax())
-rng = np.random.default_rng((0, 3, 0))  # the key that pair_batch uses for seed 0 and step 0
-starts = [[int(rng.integers(len(held.frames(i)) - SEGMENT_FRAMES + 1)) for i in chosen] for _ in range(2)]
-for role, side, i in (("anchor", 0, int(worst)), ("its positive", 1, int(worst)), ("taken instead", 1, wrong)):
-    clip = store.clips.iloc[held.where[chosen[i]][1]]
-    samples = slice(starts[side][i] * store.mel.hop, (starts[side][i] + SEGMENT_FRAMES) * store.mel.hop)
+for role, side, i in (
+    ("anchor", 0, int(worst)),
+    ("its positive", 1, int(worst)),
+    ("taken instead", 1, wrong),
+):
+    clip = store.clips.iloc[batch_rows[i]]
+    start = crop_starts[side, i]
+    samples = slice(start * store.mel.hop, (start + SEGMENT_FRAMES) * store.mel.hop)
     print(f"{role}: {clip['label']}, {clip['family']}, {clip['title']}")
     display(plots.player(audio.load_audio(corpus.root / clip["path"])[samples]))
 
@@ -404,14 +411,16 @@ for role, side, i in (("anchor", 0, int(worst)), ("its positive", 1, int(worst))
 # objective is best in the end.
 
 # %%
-steps, batch, std = 25, 32, segments.segment_std(clips, )
+steps, batch = 25, 32
+std = segments.segment_std(clips)
+objectives = {"bilinear": cola.Bilinear, "cosine": cola.Cosine, "triplet": cola.Triplet}
 
 
 def train_by_hand(name: str) -> tuple[Encoder, nn.Module, list[float]]:
     """A few steps from the same random weights: encoder, objective, and each step's mean rank of the positive."""
     torch.manual_seed(0)
     encoder = Encoder("b0-small", std=std)
-    objective = cola.OBJECTIVES[name](encoder.dim)
+    objective = objectives[name](encoder.dim)
     optimiser = torch.optim.AdamW([*encoder.parameters(), *objective.parameters()], lr=1e-3)
     ranks = []
     for step in range(steps):
@@ -425,24 +434,24 @@ def train_by_hand(name: str) -> tuple[Encoder, nn.Module, list[float]]:
 
 
 begun = time.perf_counter()
-taste = {name: train_by_hand(name) for name in cola.OBJECTIVES}
-print(f"{steps} steps of {batch} pairs with each of {len(taste)} objectives: {time.perf_counter() - begun:.0f} s")
+taste = {name: train_by_hand(name) for name in objectives}
+seconds = time.perf_counter() - begun
+print(f"{steps} steps of {batch} pairs with each of {len(taste)} objectives: {seconds:.0f} s")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=[1.5, 1])
-b = min(32, len(held))
+b = min(32, n_test)
 for x, (name, colour) in enumerate(plots.colours(taste).items()):
     encoder, objective, ranks = taste[name]
     axes[0].plot(pd.Series(ranks).rolling(5, min_periods=1).mean(), color=colour, label=name)
     with torch.no_grad():
-        similarity = objective(encoder(test_anchors), encoder(test_positives))[1]
-    share = 100 * eval_loader(similarity, b)["accuracy"]
-    half = 1.96 * np.sqrt(share * (100 - share) / len(held))
+        similarity = objective(*(encoder(x) for x in test_pairs))[1]
+    share = 100 * pair_scores(similarity, b)["accuracy"]
+    half = 1.96 * np.sqrt(share * (100 - share) / n_test)
     axes[1].errorbar(x, share, half, fmt="o", color=colour, capsize=4)
 axes[0].axhline((batch + 1) / 2, ls="--", color=plots.MODELS["chance"], label="guessing")
-axes[0].set(
-    xlabel="step", ylabel="mean rank of the positive", title=f"training, B = {batch}, mean of 5 steps", ylim=(0, None)
-)
+axes[0].set(xlabel="step", ylabel="mean rank of the positive", ylim=(0, None))
+axes[0].set_title(f"training, B = {batch}, mean of 5 steps")
 axes[0].legend()
 axes[1].axhline(100 / b, ls="--", color=plots.MODELS["chance"])
 axes[1].set(ylabel="positive found (%)", title=f"test clips, B = {b}", ylim=(0, None), xlim=(-0.5, 2.5))
@@ -455,7 +464,7 @@ _ = axes[1].set_xticks(range(3), plots.colours(taste))
 # ## 10 Your own training
 # Every setting of `PretrainConfig` is an option of `python -m colalib pretrain`; the panel shows some of them, with
 # the paper's value where it has one. A training is a process of its own: it goes on while you read, and Stop loses
-# nothing that Resume can't pick up. Does a triplet learn in a minute? What do 16 pairs a batch cost, and what do 256?
+# nothing that Resume can't pick up. Does a triplet learn in a minute? What do 16 pairs per batch cost, and what do 256?
 # An encoder that you pick here is the one that notebooks 4 to 6 use.
 
 # %% tags=["widget"]
@@ -484,7 +493,7 @@ widgets.training_panel([store.path], course.runs())
 
 # %%
 def guessing(batch: int) -> tuple[float, float, float]:
-    """Expected loss (nats) of equal probabilities, accuracy (0 … 1), and mean rank of the positive among `batch`."""
+    """Expected loss (nats) of equal probabilities, accuracy (0 … 1), mean rank of the positive among `batch`."""
     raise NotImplementedError
 
 
@@ -531,13 +540,17 @@ def check_nt_xent(answer):
     a, b = torch.randn(6, 5), torch.randn(6, 5)
     loss = answer(a, b)
     assert loss.ndim == 0, "return a scalar: the mean over all 2B anchors"
-    assert torch.isclose(loss, answer(3 * a, b), atol=1e-5), "the length of an embedding should not matter: cosine"
+    assert torch.isclose(loss, answer(3 * a, b), atol=1e-5), (
+        "the length of an embedding should not matter: cosine"
+    )
     assert torch.isclose(loss, answer(b, a), atol=1e-5), "the two sides should be interchangeable"
     alike = answer(torch.ones(6, 5), torch.ones(6, 5))
     assert not torch.isclose(alike, torch.tensor(12.0).log()), (
         "ln 2B for equal embeddings: a segment competes with itself"
     )
-    assert torch.isclose(alike, torch.tensor(11.0).log(), atol=1e-4), "equal embeddings should cost ln(2B - 1)"
+    assert torch.isclose(alike, torch.tensor(11.0).log(), atol=1e-4), (
+        "equal embeddings should cost ln(2B - 1)"
+    )
     everyone, losses = F.normalize(torch.cat([a, b]), dim=1), []
     for i in range(12):
         logits = [everyone[i] @ everyone[j] / 0.2 for j in range(12) if j != i]
@@ -579,16 +592,20 @@ def semi_hard_loss(similarity: Tensor, margin: float = 0.5) -> Tensor:
 # %%
 def check_semi_hard(answer):
     easy = torch.tensor([[0.9, -0.9], [-0.9, 0.9]])
-    assert answer(easy, 0.5) == 0, "both distractors keep the margin: there is nothing to learn, and no division by 0"
+    assert answer(easy, 0.5) == 0, "both distractors keep the margin: nothing to learn, and no division by 0"
     hard = torch.tensor([[0.1, 0.8], [0.8, 0.1]])
-    assert answer(hard, 0.5) == 0, "distractors nearer than the positive are hard, not semi-hard: they don't count"
+    assert answer(hard, 0.5) == 0, (
+        "distractors nearer than the positive are hard, not semi-hard: leave them out"
+    )
     mixed = torch.tensor([[0.6, 0.5, -0.9], [0.9, 0.6, 0.3], [0.0, 0.0, 0.6]])
     value = float(answer(mixed, 0.5))
     assert np.isclose(value, (0.4 + 0.2) / 2, atol=1e-5), (
         f"semi-hard are s(0, 1) = 0.5 and s(1, 2) = 0.3: mean 0.3, not {value:.3f}"
     )
     same = torch.full((3, 3), 0.5)
-    assert answer(same, 0.5) == 0, "a positive is not its own distractor, and an equal similarity is not a lower one"
+    assert answer(same, 0.5) == 0, (
+        "a positive is not its own distractor; an equal similarity is not a lower one"
+    )
     rows = mixed.clone().requires_grad_()
     answer(rows, 0.5).backward()
     assert rows.grad[0, 0] < 0 < rows.grad[0, 1], (

@@ -31,7 +31,6 @@
 # - explain why the test split is looked at once.
 
 # %%
-import copy
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -45,12 +44,11 @@ from torch.nn import functional as F
 from colalib import course, evaluation, training, widgets
 from colalib.data import audio, segments
 from colalib.data.clips import Clips
-from colalib.data.corpus import evaluation_splits
 from colalib.data.segments import SEGMENT_FRAMES
-from colalib.data.splits import subsample_labels
+from colalib.data.splits import evaluation_splits, subsample_labels
 from colalib.evaluation import intervals, plots
 from colalib.settings import FinetuneConfig
-from colalib.training import runs
+from colalib.training.runs import Run, open_run
 
 plots.style()
 profile = course.profile()
@@ -93,14 +91,15 @@ for row in np.random.default_rng(1).choice(division.train, 3, replace=False):
 # records what it saw, so this can be checked rather than believed.
 
 # %%
-pretrained = runs.load_encoder(encoder)
+pretrained = open_run(encoder)
 for name, rows in sides.items():
-    print(f"{name}: {sum(clip in pretrained.seen for clip in store.ids[rows])} of {len(rows)} clips in pre-training")
+    seen = sum(clip in pretrained.seen_clip_ids for clip in store.ids[rows])
+    print(f"{name}: {seen} of {len(rows)} clips in pre-training")
 
 # %% [markdown]
-# **Labels are what is scarce.** To ask what a label is worth, we let only a few training clips a class keep theirs;
-# the other training clips are then not used at all in supervised training. The choice is drawn from the seed, and it
-# is *nested*: the clips of a small budget are part of every larger one, so a larger budget only adds.
+# **Labels are what is scarce.** To ask what a label is worth, we let only a few training clips per class keep their
+# labels. Supervised training then does not use the other training clips at all. The choice is drawn from the seed.
+# It is *nested*: the clips of a small budget are part of every larger one, so a larger budget only adds clips.
 
 # %%
 labels = store.clips["label"].values
@@ -109,7 +108,7 @@ more = subsample_labels(labels, division.train, per_class=5, seed=0)
 other = subsample_labels(labels, division.train, per_class=2, seed=1)
 
 assert set(few) <= set(more) and set(more) <= set(division.train)
-print(f"2 a class: {len(few)} labelled clips; another seed shares {len(set(few) & set(other))} of them")
+print(f"2 per class: {len(few)} labelled clips; another seed shares {len(set(few) & set(other))} of them")
 
 # %% [markdown]
 # ## 2 The classifier, by hand
@@ -134,8 +133,9 @@ class Classifier(nn.Module):
 
 
 classes = sorted(set(labels))
+pretrained_encoder = pretrained.load_encoder()
 torch.manual_seed(0)
-ours = Classifier(copy.deepcopy(pretrained.encoder), len(classes)).eval()
+ours = Classifier(pretrained_encoder, len(classes)).eval()
 print({name: sum(p.numel() for p in part.parameters()) for name, part in ours.named_children()}, "weights")
 
 # %% [markdown]
@@ -145,27 +145,28 @@ print({name: sum(p.numel() for p in part.parameters()) for name, part in ours.na
 # %%
 frames = store.frames(division.valid[0])  # [T, 64]
 n = len(frames) // SEGMENT_FRAMES
-x = torch.from_numpy(np.stack([frames[i * SEGMENT_FRAMES : (i + 1) * SEGMENT_FRAMES] for i in range(n)]).astype(np.float32))
+cut = frames[: n * SEGMENT_FRAMES].reshape(n, SEGMENT_FRAMES, -1)  # what is left over at the end is not used
+x = torch.from_numpy(cut.astype(np.float32))  # [n, 98, 64]
 with torch.no_grad():
     by_segment = ours(x)  # [n, classes]
 by_hand = by_segment.mean(dim=0)  # [classes]
-print(
-    f"clip {tuple(frames.shape)} → segments {tuple(x.shape)} → logits {tuple(by_segment.shape)} → {tuple(by_hand.shape)}"
-)
+print(f"clip {tuple(frames.shape)} → segments {tuple(x.shape)}", end=" → ")
+print(f"logits {tuple(by_segment.shape)} → {tuple(by_hand.shape)}")
 
 # %% [markdown]
-# `colalib` does the same for many clips of different lengths at once: `owner` says which clip a segment belongs to.
-# With the same weights the two must agree.
+# `colalib` does the same for many clips of different lengths at once. `clip_index` says which clip each segment
+# belongs to. With the same weights the two must agree.
 
 # %%
-theirs = training.AudioClassifier(course.supervised(), pretrained.encoder, classes).eval()
+theirs = training.AudioClassifier(course.supervised(), pretrained_encoder, classes).eval()
 theirs.head.load_state_dict(ours.head.state_dict())
 
-batch, owner, _ = next(segments.clip_batches(Clips([store], [division.valid[:4]])))
+batch, clip_index = next(segments.clip_batches(Clips([store], [division.valid[:4]])))
 with torch.no_grad():
-    logits = theirs.clip_logits(batch, owner)  # [4, classes]
+    logits = theirs.clip_logits(batch, clip_index)  # [4, classes]
 assert torch.allclose(logits[0], by_hand, atol=1e-4)
-print(f"{len(batch)} segments, owner {owner.tolist()[:12]}… → clip logits {tuple(logits.shape)}: agrees with ours")
+print(f"{len(batch)} segments, clip index {clip_index.tolist()[:12]}…", end=" → ")
+print(f"clip logits {tuple(logits.shape)}: agrees with ours")
 
 # %% [markdown]
 # And this is one step of its training: a random crop of each of 64 labelled clips, cross-entropy, gradients, one move
@@ -173,16 +174,15 @@ print(f"{len(batch)} segments, owner {owner.tolist()[:12]}… → clip logits {t
 
 # %%
 train, target = Clips([store], [division.train]), np.array([classes.index(c) for c in labels[division.train]])
-x, y = segments.labelled_batch(train, target, step=0, batch=64, seed=0)  # [64, 98, 64], [64]
+x, y = segments.labelled_batch(train, target, step=0, batch_size=64, seed=0)  # [64, 98, 64], [64]
 optimiser = torch.optim.AdamW(ours.train().parameters(), lr=1e-3)
 loss = F.cross_entropy(ours(x), y)
 loss.backward()
 optimiser.step()
-moved = {
-    n: sum(p.grad.norm() ** 2 for p in part.parameters()) ** 0.5 for n, part in ours.named_children() if n != "dropout"
-}
 print(f"loss {loss.item():.2f} (guessing: {np.log(len(classes)):.2f}); norm of the gradient:", end=" ")
-print({name: f"{norm:.2g}" for name, norm in moved.items()})
+for name, part in (("encoder", ours.encoder), ("head", ours.head)):
+    norm = sum(p.grad.norm() ** 2 for p in part.parameters()) ** 0.5
+    print(f"{name} {norm:.2g}", end=" ")
 
 # %% [markdown]
 # ## 3 Train it twice
@@ -196,14 +196,18 @@ print({name: f"{norm:.2g}" for name, norm in moved.items()})
 
 # %%
 folder, config = course.supervised_folder(encoder), course.supervised()
-ready = (folder / "fine-tuned-label-all-split-0" / "encoder.safetensors").exists()
-print("both runs are there: loading" if ready else f"training two classifiers, {60 * config.minutes:.0f} seconds each")
+runs = {m: Run(folder / f"{m}-label-all-split-0") for m in ("scratch", "fine-tuned")}
+if all(run.finished for run in runs.values()):
+    print("both runs are there: loading")
+else:
+    print(f"training two classifiers, {60 * config.minutes:.0f} seconds each")
 predictions = evaluation.supervised(store, encoder, folder, config, seeds=1)
 
 # %%
-metrics = {m: pd.read_csv(folder / f"{m}-label-all-split-0" / "metrics.csv") for m in ("scratch", "fine-tuned")}
+metrics = {m: run.metrics() for m, run in runs.items()}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-plots.curves(metrics, "train/loss", axes[0], title="training: random crops").set_ylabel("cross-entropy (nats)")
+plots.curves(metrics, "train/loss", axes[0], title="training: random crops")
+axes[0].set_ylabel("cross-entropy (nats)")
 plots.curves(metrics, "valid/accuracy", axes[1], title="validation: whole clips", clips=len(division.valid))
 axes[0].axhline(np.log(len(classes)), color=plots.MODELS["chance"], ls="--", lw=1)
 axes[1].axhline(1 / len(classes), color=plots.MODELS["chance"], ls="--", lw=1)
@@ -243,7 +247,7 @@ print(f"each had {60 * config.minutes:.0f} s; the profile full gives each {60 * 
 # each column a segment; the right column is the mean that decides.
 
 # %%
-models = {m: training.load_classifier(folder / f"{m}-label-all-split-0")[0] for m in ("scratch", "fine-tuned")}
+models = {m: training.load_classifier(run.path)[0] for m, run in runs.items()}
 on_valid = replace(division, test=division.valid)  # predict() answers for the side called test
 answers = {m: training.predict(model, store, on_valid, m) for m, model in models.items()}
 differ = np.flatnonzero(answers["scratch"]["predicted"] != answers["fine-tuned"]["predicted"])
@@ -296,7 +300,9 @@ ax.set(xscale="log", xlabel="variants judged on the same test clips", ylabel="be
 ax.set_xticks(looks, looks)
 ax.set_xticks([], minor=True)
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-print(f"{n_test} test clips: the best of 20 equals shows {100 * middle[4] - 50:+.1f} points that are not there")
+print(
+    f"{n_test} test clips: the best of 20 equals shows {100 * middle[4] - 50:+.1f} points that are not there"
+)
 
 # %% [markdown]
 # So everything that is chosen (which weights to keep, later your learning rates and augmentations) is chosen on
@@ -320,13 +326,13 @@ display(plots.table(intervals.differences(results)))
 # takes seconds. Mean and deviation of the mel bands under the same linear layer show what no encoder at all is worth.
 
 # %%
-statistics, _ = evaluation.frozen_features(store, "mel-stats")  # [n, 128]
-features, _ = evaluation.frozen_features(store, encoder, progress=False, keep=folder / "features")  # [n, d]
+statistics = evaluation.feature_source("mel-stats").of_store(store)  # [n, 128]
+features = evaluation.feature_source(encoder).of_store(store, folder / "features")  # [n, d]
 per_class = int(pd.Series(labels[division.train]).value_counts().median())  # what "all" means here
 budgets = {}
 for k in profile.labels_per_class:
-    ready = (folder / f"fine-tuned-label-{k or 'all'}-split-0" / "encoder.safetensors").exists()
-    print(f"{k or per_class} labelled clips a class: {'loading' if ready else 'training'}")
+    ready = Run(folder / f"fine-tuned-label-{k or 'all'}-split-0").finished
+    print(f"{k or per_class} labelled clips per class: {'loading' if ready else 'training'}")
     trained = evaluation.supervised(store, encoder, folder, config, 1, labels_per_class=k)
     frozen = [
         evaluation.evaluate_features(store, x, name, "label", [division], labels_per_class=k)
@@ -339,7 +345,9 @@ curve = intervals.label_efficiency(budgets)
 fig, ax = plt.subplots(figsize=(7, 3.6))
 plots.label_efficiency(curve, ax, title="one seed; bars: other test tunes, not other trainings")
 ax.axhline(100 * results["chance"], color=plots.MODELS["chance"], ls="--", lw=1)
-ax.annotate("chance", (per_class, 100 * results["chance"]), xytext=(0, 4), textcoords="offset points", ha="right")
+ax.annotate(
+    "chance", (per_class, 100 * results["chance"]), xytext=(0, 4), textcoords="offset points", ha="right"
+)
 pairs = pd.concat([intervals.differences(intervals.summary(p)).assign(labels=k) for k, p in budgets.items()])
 pairs = pairs[pairs["a"].str.startswith("fine-tuned")]
 display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval", "reading"]]))
@@ -358,7 +366,7 @@ display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval",
 #
 # ## 6 Your own comparison
 # The panel of notebook 3, for supervised training. Watch validation, not test: what you try here is chosen, and
-# whatever chooses on the test split inflates it. Try ten times the learning rate, or two labels a class, from each
+# whatever chooses on the test split inflates it. Try ten times the learning rate, or two labels per class, from each
 # of the three beginnings.
 
 # %% tags=["widget"]
@@ -395,7 +403,9 @@ def check_votes(answer):
     clear = torch.tensor([[2.0, 1, 0], [2, 1, 0], [0, 50, 0]])
     assert answer(clear) == 0, "two of three segments vote for class 0, however loudly the third one shouts"
     tied = torch.tensor([[2.0, 1, 0], [0, 3, 0]])
-    assert answer(tied) == 1, "one vote each for classes 0 and 1: the higher mean logit decides, which is class 1's"
+    assert answer(tied) == 1, (
+        "one vote each for classes 0 and 1: the higher mean logit decides, which is class 1's"
+    )
     assert isinstance(answer(clear), int), "it should return a plain int"
 
 
@@ -432,7 +442,8 @@ def check_groups(answer):
     assert len(groups) == 2, "there should be two groups"
     found = [id(p) for g in groups for p in g["params"]]
     assert len(found) == len(set(found)), "a parameter stands in both groups: it would be updated twice"
-    assert set(found) == {id(p) for p in ours.parameters()}, "some parameter stands in no group: it would never learn"
+    known = {id(p) for p in ours.parameters()}
+    assert set(found) == known, "some parameter stands in no group: it would never learn"
     rate = {id(p): g["lr"] for g in groups for p in g["params"]}
     assert np.isclose(rate[id(ours.head.weight)], 1e-3), "the head should learn at lr"
     assert all(np.isclose(rate[id(p)], 1e-4) for p in ours.encoder.parameters()), (
@@ -463,8 +474,10 @@ course.check_exercise(check_groups, parameter_groups)
 
 
 # %%
-def few_tunes(labels: np.ndarray, groups: np.ndarray, train: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Numbers of `per_class` clips a class out of `train`, each from another group; all drawn from `seed`."""
+def few_tunes(
+    labels: np.ndarray, groups: np.ndarray, train: np.ndarray, per_class: int, seed: int
+) -> np.ndarray:
+    """Numbers of `per_class` clips per class out of `train`, each from another group; all drawn from `seed`."""
     raise NotImplementedError
 
 
@@ -475,8 +488,9 @@ def check_tunes(answer):
     assert set(chosen) <= set(division.train), "it chose clips that are not on the training side"
     assert (pd.Series(labels[chosen]).value_counts() == 3).all(), "some class does not have 3 clips"
     assert len(set(groups[chosen])) == len(chosen), "two of the clips are takes of one tune"
-    assert set(chosen) == set(answer(labels, groups, division.train, 3, 0)), "the same seed should give the same clips"
-    assert set(chosen) != set(answer(labels, groups, division.train, 3, 1)), "another seed should give other clips"
+    again, other = (set(answer(labels, groups, division.train, 3, seed)) for seed in (0, 1))
+    assert set(chosen) == again, "the same seed should give the same clips"
+    assert set(chosen) != other, "another seed should give other clips"
 
 
 course.check_exercise(check_tunes, few_tunes)

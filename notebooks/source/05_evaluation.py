@@ -51,15 +51,18 @@ from colalib import course, evaluation, widgets
 from colalib.data import audio, corpora, segments
 from colalib.data import store as stores
 from colalib.data.clips import Clips
-from colalib.data.corpus import Split, evaluation_splits
+from colalib.data.splits import Split, evaluation_splits, split_form
+from colalib.encoder import Encoder
 from colalib.evaluation import intervals, plots
-from colalib.training import runs
+from colalib.evaluation.comparison import ABLATION
+from colalib.evaluation.probes import C_GRID, TEMPERATURES
+from colalib.training.runs import Run, open_run
 
 plots.style()
 profile = course.profile()
 corpus, store, encoder = course.corpus(), course.store(), course.encoder()
 folder = course.supervised_folder(encoder)
-kept = {"keep": folder / "features", "progress": False}  # embeddings are computed once, then found again
+keep = folder / "features"  # embeddings are computed once; later runs load them from this folder
 
 # %% [markdown]
 # ## 1 Frozen: what does the encoder know already?
@@ -69,11 +72,13 @@ kept = {"keep": folder / "features", "progress": False}  # embeddings are comput
 # ranges of bands from low to high. The clip is cut into overlapping segments, as the encoder knows them. Here it is by hand.
 
 # %%
-features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
+features = evaluation.feature_source(encoder).of_store(store, keep)  # [n, d]
+pretrained = open_run(encoder).load_encoder()
 
-x = torch.from_numpy(segments.split_segments(store.frames(0), hop=segments.EVAL_HOP_FRAMES))  # [segments, 98, 64]
+x = segments.split_segments(store.frames(0), hop=segments.EVAL_HOP_FRAMES)  # [segments, 98, 64]
+x = torch.from_numpy(x)
 with torch.no_grad():
-    *blocks, _ = loaded.encoder.eval().feature_maps(x)  # each [segments, time, bands, channels]
+    *blocks, _ = pretrained.feature_maps(x)  # each [segments, time, bands, channels]
 means, spreads = [], []
 for block in blocks:
     parts = block.chunk(min(block.shape[2], 4), dim=2)  # the last blocks have two bands left
@@ -103,13 +108,13 @@ def fit(rows, strength):
         return model.fit(features[rows], labels[rows])
 
 
-fitted = {c: fit(division.train, c) for c in evaluation.C_GRID}
+fitted = {c: fit(division.train, c) for c in C_GRID}
 valid = features[division.valid], labels[division.valid]
 losses = {}
 for c, model in fitted.items():
     outputs = torch.from_numpy(model.decision_function(valid[0]))  # [clips of valid, classes]
     true = torch.from_numpy(np.searchsorted(model.classes_, valid[1]))
-    losses[c] = min(cross_entropy(outputs / t, true).item() for t in evaluation.TEMPERATURES)
+    losses[c] = min(cross_entropy(outputs / t, true).item() for t in TEMPERATURES)
 best = min(losses, key=losses.get)
 by_hand = fit(np.concatenate([division.train, division.valid]), best).predict(features[division.test])
 theirs = evaluation.linear_probe(features, labels, division)
@@ -123,19 +128,24 @@ print(f"accuracy on test with C = {best}: {np.mean(by_hand == labels[division.te
 # "Better than random weights" is only worth saying if the random weights got a fair chance. An EfficientNet ([arXiv
 # 1905.11946](https://arxiv.org/abs/1905.11946)) normalises every layer by running statistics (BatchNorm, [arXiv
 # 1502.03167](https://arxiv.org/abs/1502.03167)). In a new network these say *mean 0, variance 1*, which is wrong for
-# every layer: from block to block the signal shrinks. `calibrate` lets some training clips pass, so that the
-# statistics fit; no weight changes. Watch how far the components of the embedding scatter over clips.
+# every layer: from block to block the signal shrinks. `calibrate_batchnorm` passes some training clips through the
+# network, so that the statistics fit. No weight changes. Watch how far the components of the embedding scatter over
+# clips.
 
 # %%
-part = np.flatnonzero(store.clips.groupby("label").cumcount().values < max(20, profile.clips_per_class * 3 // 10))
-random, _ = evaluation.frozen_features(store, "random", loaded.encoder.arch, **kept)  # calibrated
+per_class = max(20, profile.clips_per_class * 3 // 10)
+part = np.flatnonzero(store.clips.groupby("label").cumcount().values < per_class)
+random = evaluation.feature_source("random", pretrained.arch, seed=0).of_store(store, keep)  # calibrated
 
-fresh = runs.load_encoder("random", loaded.encoder.arch, seed=0).encoder  # the same weights, not calibrated
+torch.manual_seed(0)  # the same weights, not calibrated
+fresh = Encoder(pretrained.arch)
 raw = np.zeros_like(random)
-raw[part] = evaluation.embed(fresh, Clips([store], [part]), progress=False)
+raw[part] = evaluation.embed_frames(fresh, Clips([store], [part]), store.mel.silence)
 for name, f in {"not calibrated": raw, "calibrated": random, "pre-trained": features}.items():
     low, middle = np.quantile(f[part].std(axis=0), [0.05, 0.5])
-    print(f"{name}: a typical component scatters over clips by {middle:.2g}, one in twenty by less than {low:.2g}")
+    print(
+        f"{name}: a typical component scatters over clips by {middle:.2g}, one in twenty by less than {low:.2g}"
+    )
 
 # %% [markdown]
 # Now judge them on that part of the clips: with a logistic regression on the embeddings as they are, and with the
@@ -177,11 +187,10 @@ _ = plots.results(straw, ax, title=f"the same random weights, {straw['n_clips']}
 # Whatever depends on chance is repeated over seeds; what is in `runs/supervised` already is reused.
 
 # %%
-judged = [folder / f"{m}-label-all-split-{k}" for m in ("scratch", "fine-tuned") for k in range(profile.seeds)]
-missing = sum(not (run / "encoder.safetensors").exists() for run in judged)
-print(
-    f"training {missing} of {len(judged)} classifiers, {profile.finetune_minutes:g} minutes each; the others are loaded"
-)
+names = [f"{m}-label-all-split-{seed}" for m in ("scratch", "fine-tuned") for seed in range(profile.seeds)]
+missing = sum(not Run(folder / name).finished for name in names)
+print(f"training {missing} of {len(names)} classifiers, {profile.finetune_minutes:g} minutes each", end="; ")
+print("the others are loaded")
 supervised = course.supervised()
 results, predictions = evaluation.compare(store, encoder, folder, seeds=profile.seeds, finetune=supervised)
 display(plots.table(intervals.table(results)))
@@ -205,7 +214,8 @@ plt.show()
 # %%
 table = predictions[predictions["model"] == "fine-tuned"]
 right = (table["label"] == table["predicted"]).groupby([table["seed"], table["group"]])
-hits, clips = right.sum().unstack(fill_value=0).values, right.size().unstack(fill_value=0).values  # [seeds, groups]
+hits = right.sum().unstack(fill_value=0).values  # [seeds, groups]
+clips = right.size().unstack(fill_value=0).values  # [seeds, groups]
 n_seeds, n_groups = hits.shape
 
 
@@ -220,11 +230,10 @@ def bootstrap(draw_seeds: bool, draws: int = 2000) -> np.ndarray:
 
 
 draws = bootstrap(draw_seeds=True)
-ours, theirs = (
-    np.quantile(draws, [0.025, 0.975]),
-    next(r for r in results["results"] if r["model"] == "fine-tuned")["ci95"],
-)
-assert np.allclose(ours, theirs, atol=0.01 + 1 / n_groups)  # two bootstraps agree up to their own noise, about a tune
+ours = np.quantile(draws, [0.025, 0.975])
+theirs = next(r for r in results["results"] if r["model"] == "fine-tuned")["ci95"]
+# two bootstraps agree up to their own noise, about a tune
+assert np.allclose(ours, theirs, atol=0.01 + 1 / n_groups)
 print(f"by hand {ours.round(3)}, colalib {np.round(theirs, 3)}")
 
 # %% [markdown]
@@ -242,10 +251,10 @@ fig, ax = plt.subplots(figsize=(8, 2.6))
 ax.hist(100 * draws, bins=40, color=plots.MODELS["fine-tuned"], alpha=0.25, density=True)
 top = ax.get_ylim()[1]
 for i, (name, (low, high)) in enumerate(ways.items()):
-    ax.plot(
-        [100 * low, 100 * high], [top * (0.75 - 0.2 * i)] * 2, lw=3, label=f"{name}: ± {50 * (high - low):.1f} points"
-    )
-ax.set(xlabel="accuracy of the fine-tuned encoder (%)", yticks=[], title="bootstrap draws and three 95% intervals")
+    label = f"{name}: ± {50 * (high - low):.1f} points"
+    ax.plot([100 * low, 100 * high], [top * (0.75 - 0.2 * i)] * 2, lw=3, label=label)
+ax.set(xlabel="accuracy of the fine-tuned encoder (%)", yticks=[])
+ax.set_title("bootstrap draws and three 95% intervals")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
@@ -261,10 +270,11 @@ def resampled(model: str, seed: int, draws: int = 2000) -> np.ndarray:
     """Bootstrap accuracies over groups and seeds; the same `seed` draws the same groups and seeds for every model."""
     t = predictions[predictions["model"] == model]
     right = (t["label"] == t["predicted"]).groupby([t["seed"], t["group"]])
-    hits, clips = right.sum().unstack(fill_value=0).values, right.size().unstack(fill_value=0).values
+    hits = right.sum().unstack(fill_value=0).values  # [seeds, groups]
+    clips = right.size().unstack(fill_value=0).values  # [seeds, groups]
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
-        chosen = np.ix_(rng.integers(len(hits), size=len(hits)), rng.integers(hits.shape[1], size=hits.shape[1]))
+        chosen = np.ix_(*(rng.integers(n, size=n) for n in hits.shape))
         found.append(hits[chosen].sum() / clips[chosen].sum())
     return np.array(found)
 
@@ -273,7 +283,9 @@ paired = resampled("fine-tuned", 0) - resampled("scratch", 0)
 unpaired = resampled("fine-tuned", 0) - resampled("scratch", 1)
 for name, d in (("paired", paired), ("unpaired", unpaired)):
     low, high = 100 * np.quantile(d, [0.025, 0.975])
-    print(f"fine-tuned − scratch, {name}: {100 * d.mean():+.1f} points, 95% interval {low:+.1f} … {high:+.1f}")
+    print(
+        f"fine-tuned − scratch, {name}: {100 * d.mean():+.1f} points, 95% interval {low:+.1f} … {high:+.1f}"
+    )
 
 # %%
 asked = [
@@ -301,10 +313,12 @@ plots.table(answers[[{*pair} in [{*a} for a in asked] for pair in zip(answers["a
 # %%
 right = predictions.assign(right=predictions["label"] == predictions["predicted"])
 right = right.groupby(["clip_id", "model"])["right"].mean().unstack() > 0.5  # [clips, models]
-only_fine, only_scratch = right["fine-tuned"] & ~right["scratch"], right["scratch"] & ~right["fine-tuned"]
-display(pd.crosstab(right["fine-tuned"], right["scratch"], rownames=["fine-tuned right"], colnames=["scratch right"]))
+only_fine = right["fine-tuned"] & ~right["scratch"]
+only_scratch = right["scratch"] & ~right["fine-tuned"]
+names = {"rownames": ["fine-tuned right"], "colnames": ["scratch right"]}
+display(pd.crosstab(right["fine-tuned"], right["scratch"], **names))
 
-few, n = sorted([only_fine.sum(), only_scratch.sum()])[0], only_fine.sum() + only_scratch.sum()
+few, n = min(only_fine.sum(), only_scratch.sum()), only_fine.sum() + only_scratch.sum()
 p = min(1.0, 2 * binom.cdf(few, n, 0.5))  # two-sided: as lopsided as this, either way round
 test = intervals.mcnemar(predictions, "fine-tuned", "scratch")
 assert np.isclose(p, test["p"])
@@ -325,7 +339,8 @@ for name, clips in (("fine-tuned", only_fine), ("scratch", only_scratch)):
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
 for ax, name in zip(axes, ("scratch", "fine-tuned")):
-    plots.confusion(predictions[predictions["model"] == name], ax, title=f"{name}, all seeds", bar=ax is axes[1])
+    answers = predictions[predictions["model"] == name]
+    plots.confusion(answers, ax, title=f"{name}, all seeds", bar=ax is axes[1])
 axes[1].set_ylabel("")
 plt.show()
 
@@ -342,9 +357,8 @@ plt.show()
 # %%
 a, b, n = 0.54375, 0.51125, 1600
 half = 1.96 * np.sqrt(a * (1 - a) / n + b * (1 - b) / n)
-print(
-    f"difference {100 * (a - b):.2f} ± {100 * half:.2f} points: from {100 * (a - b - half):+.2f} to {100 * (a - b + half):+.2f}"
-)
+print(f"difference {100 * (a - b):.2f} ± {100 * half:.2f} points", end=": ")
+print(f"from {100 * (a - b - half):+.2f} to {100 * (a - b + half):+.2f}")
 
 # %% [markdown]
 # Zero is inside. What would the predictions have added? In pairs, only the clips count that one model alone gets
@@ -374,9 +388,8 @@ for ax in axes:
     ax.axvline(100 * independent, color=plots.MODELS["chance"], lw=1)
     ax.set(xlabel="clips that one model alone gets right (%)")
 limit = (a - b) ** 2 * (n / 1.96**2 + 1)
-print(
-    f"two unrelated models of these accuracies: {100 * independent:.0f}% (grey line); zero is left out below {100 * limit:.0f}%"
-)
+print(f"two unrelated models of these accuracies: {100 * independent:.0f}% (grey line)")
+print(f"zero is left out below {100 * limit:.0f}%")
 
 # %% [markdown]
 # So with the predictions kept, the same experiment might well have shown a difference *between these two networks*.
@@ -392,8 +405,9 @@ spreads = {
     for r in results["results"]
     if r["model"] in ("scratch", "fine-tuned")
 }
+print(f"standard deviation over {profile.seeds} seeds (itself uncertain: few seeds):")
 for name, s in spreads.items():
-    print(f"{name}: standard deviation over {profile.seeds} seeds {s:.1f} points (itself uncertain: few seeds)")
+    print(f"  {name}: {s:.1f} points")
 both = np.sqrt(sum(s**2 for s in spreads.values()))
 print(f"the difference of one run of each then scatters by ± {1.96 * both:.1f} points (95%) from seeds alone")
 print("test clips seen in pre-training:", {r["model"]: r["pretrain_overlap"] for r in results["results"]})
@@ -430,13 +444,14 @@ plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %%
 tasks = {"label": "kind of music", "family": "instrument family", "metre": "metre"}
-mel = evaluation.frozen_features(store, "mel-stats")[0]  # [n, 2 · 64]
-default, _ = evaluation.frozen_features(store, "default", **kept)
+mel = evaluation.feature_source("mel-stats").of_store(store)  # [n, 2 · 64]
+default = evaluation.feature_source("default").of_store(store, keep)
 frozen = {"mel-stats": mel, "random": random, "probe": features, "default": default}
 answers = {}
 for task in tasks:
     folds = evaluation_splits(store.clips, task)
-    answers[task] = pd.concat([evaluation.evaluate_features(store, x, m, task, folds) for m, x in frozen.items()])
+    tables = [evaluation.evaluate_features(store, x, m, task, folds) for m, x in frozen.items()]
+    answers[task] = pd.concat(tables)
 by_task = {task: intervals.summary(answer) for task, answer in answers.items()}
 
 # %%
@@ -444,7 +459,8 @@ fig, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharey=True)
 for ax, (task, r) in zip(axes, by_task.items()):
     plots.results(r, ax, title=f"{tasks[task]} ({r['n_clips']} clips)")
 rows = pd.concat([intervals.differences(r).assign(task=tasks[t]) for t, r in by_task.items()])
-plots.table(rows[rows["a"].isin(["probe", "default"])][["task", "a", "b", "a - b (points)", "95% interval", "reading"]])
+rows = rows[rows["a"].isin(["probe", "default"])]
+plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]])
 
 # %% [markdown]
 # A pair of crops of one clip shares its instruments, its room and its level, and, less surely, its metre. What
@@ -465,7 +481,7 @@ plots.table(rows[rows["a"].isin(["probe", "default"])][["task", "a", "b", "a - b
 ablation = json.loads((course.home() / "data" / "ablation.json").read_text(encoding="utf-8"))
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.6))
 plots.results(ablation, axes[0], title=f"frozen or trained, {ablation['n_clips']} test clips")
-settings = [m for m in evaluation.ABLATION if m != "bilinear"] + ["fine-tuned"]
+settings = [m for m in ABLATION if m != "bilinear"] + ["fine-tuned"]
 _ = plots.differences(ablation, [(m, "bilinear") for m in settings], axes[1], title="paired differences")
 
 # %% [markdown]
@@ -477,7 +493,7 @@ _ = plots.differences(ablation, [(m, "bilinear") for m in settings], axes[1], ti
 # close to 0 wants more seeds.
 #
 # ## 10 The same on your own sound
-# Nothing above knows about music. Name a folder: one sub-folder a class, or an `index.csv` (columns `path`, `label`
+# Nothing above knows about music. Name a folder: one sub-folder per class, or an `index.csv` (columns `path`, `label`
 # and, if recordings belong together, `group`). Speech, birds, engines: the frozen encoder is probed in three lines.
 
 # %%
@@ -490,8 +506,9 @@ if MY_FOLDER is None:
 else:
     mine = corpora.load(MY_FOLDER)
     prepared = stores.build(mine, course.runs() / "own" / f"{mine.name}.store", progress=False)
-    fold = min(prepared.clips["split"]) if corpora.split_form(prepared.clips["split"]) == "folds" else None
-    tables = [evaluation.probe(prepared, e, fold=fold, progress=False)[1] for e in ("mel-stats", "random", encoder)]
+    fold = min(prepared.clips["split"]) if split_form(prepared.clips["split"]) == "folds" else None
+    sources = ("mel-stats", "random", encoder)
+    tables = [evaluation.probe(prepared, source, fold=fold, progress=False)[1] for source in sources]
     own = intervals.summary(pd.concat(tables).replace({"model": {encoder.name: "probe"}}))
     fig, ax = plt.subplots(figsize=(7, 2.2))
     plots.results(own, ax, title=f"{mine.name}: linear probe, {own['n_clips']} test clips")
@@ -513,7 +530,8 @@ else:
 intervals.save(results, course.runs() / "results.json", predictions)
 for task in ("family", "metre"):
     intervals.save(by_task[task], course.runs() / f"{task}.json", answers[task])
-print(f"results.json and predictions.csv: {len(predictions)} answers of {predictions['model'].nunique()} models")
+n_models = predictions["model"].nunique()
+print(f"results.json and predictions.csv: {len(predictions)} answers of {n_models} models")
 plots.table(predictions.groupby("model").head(1))
 
 # %% [markdown]
@@ -522,7 +540,8 @@ plots.table(predictions.groupby("model").head(1))
 # mistakes? The tasks of section 8 are there too.
 
 # %% tags=["widget"]
-widgets.results_explorer(corpus, [course.runs() / f"{name}predictions.csv" for name in ("", "family-", "metre-")])
+files = [course.runs() / f"{name}predictions.csv" for name in ("", "family-", "metre-")]
+widgets.results_explorer(corpus, files)
 
 # %% [markdown]
 # ## Recap
@@ -554,10 +573,12 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 def check_wilson(answer):
     low, high = answer(50, 100)
     assert low < 0.5 < high, "at 50 of 100 the interval should lie around 0.5"
-    assert answer(0, 20)[0] >= 0 and answer(20, 20)[1] <= 1, "it should never leave 0 … 1"
+    assert answer(0, 20)[0] >= 0, "it should never leave 0 … 1"
+    assert answer(20, 20)[1] <= 1, "it should never leave 0 … 1"
     for k, n in ((7, 20), (0, 12), (160, 320)):
         known = binomtest(k, n).proportion_ci(method="wilson")
-        assert np.allclose(answer(k, n), (known.low, known.high), atol=1e-3), f"for {k} of {n} scipy finds {known}"
+        expected = (known.low, known.high)
+        assert np.allclose(answer(k, n), expected, atol=1e-3), f"for {k} of {n} scipy finds {known}"
 
 
 course.check_exercise(check_wilson, wilson)
@@ -628,12 +649,13 @@ def balanced_interval(table: pd.DataFrame, draws: int = 500, seed: int = 0) -> t
 # %%
 def check_balanced(answer):
     label, lazy = np.array(["a"] * 9 + ["b"]), np.array(["a"] * 10)
-    assert np.isclose(balanced_accuracy(label, lazy), 0.5), "always saying the larger of two classes is worth one half"
+    half = balanced_accuracy(label, lazy)
+    assert np.isclose(half, 0.5), "always saying the larger of two classes is worth one half"
     assert np.isclose(balanced_accuracy(label, label), 1), "all right is worth 1"
     table = by_seed[by_seed["seed"] == 0]
     low, high = answer(table)
     mean = balanced_accuracy(table["label"].values, table["predicted"].values)
-    assert low <= mean <= high, f"the interval {low:.3f} … {high:.3f} should hold the accuracy {mean:.3f} itself"
+    assert low <= mean <= high, f"the interval {low:.3f} … {high:.3f} should hold the accuracy {mean:.3f}"
     whole = answer(table.assign(group="one"))
     assert np.isclose(*whole), "with a single group every draw is the same, so the interval has no width"
 

@@ -48,21 +48,23 @@ import colalib
 from colalib import course, evaluation, widgets
 from colalib.data import audio
 from colalib.evaluation import intervals, plots
+from colalib.training.runs import open_run
 
 plots.style()
 profile = course.profile()
 corpus, store, encoder = course.corpus(), course.store(), course.encoder()
-kept = {"keep": course.runs() / "supervised" / "features", "progress": False}
+keep = course.runs() / "supervised" / "features"  # embeddings that notebook 5 computed are loaded from here
 
 # %% [markdown]
 # ## 1 Embed, standardise, flatten
-# One vector a clip, as in notebook 5. Its columns have different spreads, so each is standardised first: otherwise a
+# One vector per clip, as in notebook 5. Its columns have different spreads, so each is standardised first: otherwise a
 # few loud ones would decide what is near. Then **UMAP** ([arXiv 1802.03426](https://arxiv.org/abs/1802.03426)) looks
 # for points in the plane whose neighbourhoods resemble those of the vectors. It sees no labels; only the colours do.
 
 # %% tags=["needed"]
-features, loaded = evaluation.frozen_features(store, encoder, **kept)  # [n, d]
-random, _ = evaluation.frozen_features(store, "random", loaded.encoder.arch, **kept)
+pretrained = open_run(encoder).load_encoder()
+features = evaluation.feature_source(encoder).of_store(store, keep)  # [n, d]
+random = evaluation.feature_source("random", pretrained.arch).of_store(store, keep)
 scaler = StandardScaler().fit(features)
 x, x_random = scaler.transform(features), StandardScaler().fit_transform(random)
 
@@ -94,12 +96,14 @@ for ax, (column, title) in zip(axes, columns.items()):
 # `default`: the same architecture and settings, trained longer, on more of the same kind of music.
 
 # %% tags=["needed"]
-default, loaded_default = evaluation.frozen_features(store, "default", **kept)
+default = evaluation.feature_source("default").of_store(store, keep)
 reducer_default = flatten(StandardScaler().fit_transform(default))
+points_random = flatten(x_random).embedding_
+kinds = store.clips["label"]
 fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=[1, 1, 1.35])
-plots.embedding_map(flatten(x_random).embedding_, store.clips["label"], axes[0], "random, calibrated", legend=None)
-plots.embedding_map(points, store.clips["label"], axes[1], "pre-trained, minutes", legend=None)
-plots.embedding_map(reducer_default.embedding_, store.clips["label"], axes[2], "default")
+plots.embedding_map(points_random, kinds, axes[0], "random, calibrated", legend=None)
+plots.embedding_map(points, kinds, axes[1], "pre-trained, minutes", legend=None)
+plots.embedding_map(reducer_default.embedding_, kinds, axes[2], "default")
 plt.show()
 
 # %% [markdown]
@@ -133,22 +137,21 @@ def distance_order(x: np.ndarray, flat: np.ndarray, pairs: int = 5000) -> float:
 
 
 settings = {
-    "15 neighbours, seed 0": (15, 0),
     "15 neighbours, seed 1": (15, 1),
     "5 neighbours": (5, 0),
     "50 neighbours": (50, 0),
 }
-maps = {name: points if (k, s) == (15, 0) else flatten(x, k, s).embedding_ for name, (k, s) in settings.items()}
+maps = {"15 neighbours, seed 0": points}
+maps |= {name: flatten(x, k, seed).embedding_ for name, (k, seed) in settings.items()}
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.4))
 for ax, (name, flat) in zip(axes, maps.items()):
     plots.embedding_map(flat, store.clips["label"], ax, name, legend=None)
-    ax.set_xlabel(
-        f"neighbours kept {100 * kept_neighbours(x, flat):.0f}%\norder of distances {distance_order(x, flat):.2f}"
-    )
-shuffled = np.random.default_rng(0).permutation(points)
-print(f"the same points dealt out at random would keep {100 * kept_neighbours(x, shuffled):.1f}% of the neighbours")
+    share, order = kept_neighbours(x, flat), distance_order(x, flat)
+    ax.set_xlabel(f"neighbours kept {100 * share:.0f}%\norder of distances {order:.2f}")
+share = kept_neighbours(x, np.random.default_rng(0).permutation(points))
+print(f"the same points dealt out at random would keep {100 * share:.1f}% of the neighbours")
 
 # %% [markdown]
 # So a map keeps part of the neighbourhoods, far more than chance and far less than all, and of large distances only a
@@ -188,10 +191,14 @@ def listen(i: int, seconds: float = 5):
 # read: what do the two have in common?
 
 # %%
-for i in np.random.default_rng(3).choice(np.flatnonzero(store.clips["split"] == "test"), 3, replace=False):
-    for name, j in (("clip", i), ("  nearest, pre-trained", near[i, 0]), ("  nearest, random", near_random[i, 0])):
-        print(name)
-        listen(j)
+test_clips = np.flatnonzero(store.clips["split"] == "test")
+for i in np.random.default_rng(3).choice(test_clips, 3, replace=False):
+    print("clip")
+    listen(i)
+    print("  nearest, pre-trained")
+    listen(near[i, 0])
+    print("  nearest, random")
+    listen(near_random[i, 0])
 
 # %% [markdown]
 # And now all of them. Hover to read, press a point to hear it, drag around an island to hear it in turn; with the
@@ -200,8 +207,8 @@ for i in np.random.default_rng(3).choice(np.flatnonzero(store.clips["split"] == 
 
 # %% tags=["widget"]
 spaces = {
-    "pre-trained": widgets.Space(features, reducer, loaded.encoder),
-    "default": widgets.Space(default, reducer_default, loaded_default.encoder),
+    "pre-trained": widgets.Space(features, reducer, pretrained),
+    "default": widgets.Space(default, reducer_default, open_run("default").load_encoder()),
 }
 widgets.embedding_map(corpus, store, spaces, ["label", "family", "metre"])
 
@@ -217,11 +224,12 @@ def neighbours_as_predictions(space: np.ndarray, model: str, column: str, groups
     has = np.flatnonzero(store.clips[column] != "")
     clips = store.clips.iloc[has].reset_index(drop=True)
     guess = clips[column].values[evaluation.neighbours(space[has], groups[has], k=1)[:, 0]]
-    found = clips[["clip_id", "group"]].assign(model=model, task=column, seed=0, label=clips[column], predicted=guess)
-    return found[clips["split"] == "test"]
+    table = clips[["clip_id", "group"]].assign(model=model, task=column, seed=0)
+    table = table.assign(label=clips[column], predicted=guess)
+    return table[clips["split"] == "test"]
 
 
-mel = evaluation.frozen_features(store, "mel-stats")[0]
+mel = evaluation.feature_source("mel-stats").of_store(store)
 spaces = {"mel-stats": mel, "random": random, "pre-trained": features, "default": default}
 found = {
     c: intervals.summary(pd.concat([neighbours_as_predictions(s, m, c, groups) for m, s in spaces.items()]))
@@ -248,7 +256,8 @@ both = intervals.summary(pd.concat([t for pair in zip(careful, careless) for t i
 same = {m: np.mean(groups[evaluation.neighbours(s, alone, 1)[:, 0]] == groups) for m, s in spaces.items()}
 fig, ax = plt.subplots(figsize=(8, 3))
 plots.results(both, ax, title="the nearest neighbour shares the kind of music")
-print("the nearest of all clips is another take of the same tune:", {m: f"{100 * v:.0f}%" for m, v in same.items()})
+print("the nearest of all clips is another take of the same tune:", end=" ")
+print({m: f"{100 * v:.0f}%" for m, v in same.items()})
 
 # %% [markdown]
 # Whatever is gained there is gained by takes of one tune finding each other, however much or little it is. With
@@ -264,9 +273,10 @@ with tempfile.TemporaryDirectory() as yours:
     for i in np.random.default_rng(5).choice(len(store), 8, replace=False):
         source = corpus.root / store.clips["path"][i]
         shutil.copy(source, Path(yours) / f"{i:05d}{source.suffix}")
-    found = colalib.embed(yours, encoder)
-embedding, names = found.vectors, found.clips["path"]
-print(f"{embedding.shape[0]} clips, {embedding.shape[1]} numbers each: {names[0]}, …; {len(found.left_out)} left out")
+    embedded = colalib.embed(yours, encoder)
+vectors, paths = embedded.vectors, embedded.clips["path"]
+print(f"{vectors.shape[0]} clips, {vectors.shape[1]} numbers each: {paths[0]}, …")
+print(f"{len(embedded.left_out)} clips left out")
 
 # %% [markdown]
 # `transform` places new vectors on a finished map: the scaler and the map are those of the corpus, or the places
@@ -274,9 +284,10 @@ print(f"{embedding.shape[0]} clips, {embedding.shape[1]} numbers each: {names[0]
 # and can check the way there; how far off a clip lands that the map has never seen, this does not tell.
 
 # %%
-back = [int(Path(name).stem) for name in names]
-assert np.allclose(embedding, features[back], rtol=1e-2, atol=1e-2)  # the way through files and folders changes nothing
-placed = reducer.transform(scaler.transform(embedding))  # [8, 2]
+back = [int(Path(path).stem) for path in paths]
+# the way through files and folders changes nothing
+assert np.allclose(vectors, features[back], rtol=1e-2, atol=1e-2)
+placed = reducer.transform(scaler.transform(vectors))  # [8, 2]
 
 fig, ax = plt.subplots(figsize=(8, 4.4))
 plots.embedding_map(points, store.clips["label"], ax, "your clips (stars), and where they belong (rings)")
@@ -284,9 +295,8 @@ ax.scatter(*points[back].T, s=130, facecolors="none", edgecolors="black", lw=1)
 ax.scatter(*placed.T, s=110, marker="*", color="black")
 width = np.linalg.norm(np.ptp(points, axis=0))
 off = np.linalg.norm(placed - points[back], axis=1) / width
-print(
-    f"transform misses by {100 * np.median(off):.1f}% of the map's diagonal (median), at most by {100 * off.max():.1f}%"
-)
+print(f"transform misses by {100 * np.median(off):.1f}% of the map's diagonal (median)", end=", ")
+print(f"at most by {100 * off.max():.1f}%")
 
 # %% [markdown]
 # UMAP places a new point among its neighbours; it has no way to say *this is like nothing here*. A door slam lands
@@ -313,7 +323,7 @@ print(
 
 # %%
 def purity(labels: np.ndarray, near: np.ndarray) -> dict[str, float]:
-    """labels [n], near [n, k] (numbers of neighbours) → class: share of its clips' neighbours with the same label."""
+    """labels [n], near [n, k] (numbers of neighbours) → class: share of its clips' neighbours with its label."""
     raise NotImplementedError
 
 
@@ -321,12 +331,13 @@ def purity(labels: np.ndarray, near: np.ndarray) -> dict[str, float]:
 def check_purity(answer):
     labels = np.array(["a", "a", "b", "b"])
     got = answer(labels, np.array([[1], [0], [3], [0]]))
-    assert set(got) == {"a", "b"}, "there should be one entry a class"
+    assert set(got) == {"a", "b"}, "there should be one entry per class"
     assert np.isclose(got["a"], 1), "both neighbours of class a are a's"
     assert np.isclose(got["b"], 0.5), "one of the two neighbours of class b is a b"
     got = answer(labels, np.array([[1, 2], [0, 3], [3, 0], [2, 1]]))
-    assert np.isclose(got["a"], 0.5) and np.isclose(got["b"], 0.5), "all k neighbours count, not only the first"
-    print({c: round(float(v), 2) for c, v in answer(store.clips["label"].values, near).items()})
+    assert np.allclose([got["a"], got["b"]], 0.5), "all k neighbours count, not only the first"
+    of_corpus = answer(store.clips["label"].to_numpy(object), near)
+    print({c: round(float(share), 2) for c, share in of_corpus.items()})
 
 
 course.check_exercise(check_purity, purity)
@@ -349,8 +360,10 @@ course.check_exercise(check_purity, purity)
 
 # %%
 def loneliest(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
-    """Vectors [n, d] and groups [n] → clip numbers [n] by Euclidean distance to the k-th nearest clip of another group,
-    the farthest first."""
+    """Clip numbers [n], ranked by Euclidean distance to the k-th nearest clip of another group.
+
+    The farthest comes first. Vectors [n, d], groups [n].
+    """
     raise NotImplementedError
 
 
@@ -362,7 +375,8 @@ def check_loneliest(answer):
     order = np.asarray(answer(cloud, own, 3))
     assert sorted(order) == list(range(43)), "every clip should stand in the ranking once"
     assert order[0] == 42, "the clip that is farthest from all others should come first"
-    assert set(order[1:3]) == {40, 41}, "two takes of one tune have only each other: own groups do not count as company"
+    company = "two takes of one tune have only each other: own groups do not count as company"
+    assert set(order[1:3]) == {40, 41}, company
 
 
 course.check_exercise(check_loneliest, loneliest)
@@ -405,8 +419,8 @@ def check_trust(answer):
     assert np.isclose(answer(some, some, 5), 1), "a map that is the space itself makes up nothing"
     for flat in (some[:, :2], rng.normal(size=(len(some), 2))):
         for k in (5, 10):
-            known = trustworthiness(some, flat, n_neighbors=k)
-            assert np.isclose(answer(some, flat, k), known, atol=1e-3), f"scikit-learn finds {known:.3f} for k = {k}"
+            known, got = trustworthiness(some, flat, n_neighbors=k), answer(some, flat, k)
+            assert np.isclose(got, known, atol=1e-3), f"scikit-learn finds {known:.3f} for k = {k}"
 
 
 course.check_exercise(check_trust, trust)

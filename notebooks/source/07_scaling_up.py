@@ -43,20 +43,20 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from colalib import course, widgets
-from colalib.cola import Bilinear
+from colalib import cola, course, widgets
 from colalib.course import bench, scaling
 from colalib.data import segments
 from colalib.data.clips import pretraining_clips
 from colalib.evaluation import plots
-from colalib.training import runs
+from colalib.training.cost import CORPORA, Constants, cost
+from colalib.training.runs import open_run
 
 plots.style()
 store = course.store()
 
 # %% [markdown]
 # ## 1 What things cost here
-# Two figures matter: how long one core takes to turn a second of audio into frames, and how many pairs a second the
+# Two figures matter: how long one core takes to turn a second of audio into frames, and how many pairs per second the
 # encoder learns from. Both are measured now, on this machine.
 
 # %% tags=["needed"]
@@ -82,7 +82,7 @@ for stage in ("decoding", "mixing", "resampling", "transform"):
     left += 1000 * parts[stage]
 for name, key, colour in (("prepare", "prepare", "probe"), ("librosa, two calls", "librosa", "chance")):
     ax.barh([name], [1000 * parts[key]], color=plots.MODELS[colour])
-ax.set(xlabel="ms a clip of 30 s, one core; the best of five", title="from MP3 to log-mel frames")
+ax.set(xlabel="ms per clip of 30 s, one core; the best of five", title="from MP3 to log-mel frames")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 ratio = parts["librosa"] / parts["prepare"]
@@ -100,9 +100,8 @@ print(f"{30 / parts['prepare']:.0f} times real time; {ratio:.2f} times as fast a
 
 # %%
 found = bench.large_store()
-print(
-    f"{found['clips']:,} clips, {found['size']:.0f} GB: opened in {found['open']:.2f} s, {found['memory']:.0f} MB of memory"
-)
+print(f"{found['clips']:,} clips, {found['size']:.0f} GB", end=": ")
+print(f"opened in {found['open']:.2f} s, {found['memory']:.0f} MB of memory")
 print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {1000 * found['draw']:.0f} ms")
 
 # %% [markdown]
@@ -113,8 +112,8 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 # ## 3 More distractors: why accumulation does not help
 # When a batch does not fit into memory, the usual answer is to **accumulate gradients**: two batches of 16, one step.
 # For a classifier that is the same as one batch of 32, since the loss is a mean over clips. A contrastive loss is not:
-# each pair is compared with the *other pairs of its batch*. Two batches of 16 have 15 distractors a pair, twice; one of
-# 32 has 31. It is an easier question, asked twice.
+# each pair is compared with the *other pairs of its batch*. Two batches of 16 have 15 distractors per pair. One batch
+# of 32 has 31. Two small batches ask an easier question twice.
 #
 # What does give the batch of 32? Look at the chain rule. The loss depends on the weights only through the embeddings
 # h. So embed in small chunks and *throw away* what the backward pass would need; compute the loss of all h together and
@@ -124,9 +123,9 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 # weights; the encoder is `default`, the objective fresh.
 
 # %%
-encoder = runs.load_encoder("default").encoder.eval()
+encoder = open_run("default").load_encoder()
 torch.manual_seed(0)
-objective = Bilinear(encoder.dim, dropout=0.0)
+objective = cola.Bilinear(encoder.dim, dropout=0.0)
 pair = segments.pair_batch(pretraining_clips([store]), 0, 32, seed=0)  # two tensors [32, 98, 64]
 
 
@@ -190,7 +189,7 @@ plt.show()
 # function does it, `cola.gather_embeddings`; a test compares the gradients of two processes with those of one.
 #
 # What stays per process is BatchNorm: it sees the process' own part of the batch, as it sees a chunk. Keep the parts large:
-# with few examples a part its statistics are noise, and accuracy falls (Wu and He 2018,
+# with few examples per part its statistics are noise, and accuracy falls (Wu and He 2018,
 # [arXiv 1803.08494](https://arxiv.org/abs/1803.08494), figure 1: with fewer than 16).
 #
 # Does it run? Here are two processes on this CPU for a few steps, and one process with the same batch, and with half of
@@ -203,29 +202,29 @@ def first_loss(batch: int, processes: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "colalib", "pretrain", str(store.path), "--out", f"{folder}/run"]
         command += f"--steps 5 --accelerator cpu --batch-size {batch} --devices {processes}".split()
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
         assert done.returncode == 0, done.stderr[-2000:]
         return pd.read_csv(Path(folder) / "run" / "metrics.csv")["train/loss"].dropna().iloc[-1]
 
 
 for batch, processes in ((32, 2), (32, 1), (16, 1)):
-    print(
-        f"{batch} pairs, {processes} process(es): loss {first_loss(batch, processes):.2f}, guessing {np.log(batch):.2f}"
-    )
+    loss = first_loss(batch, processes)
+    print(f"{batch} pairs, {processes} process(es): loss {loss:.2f}, guessing {np.log(batch):.2f}")
 
 # %% [markdown]
 # The steps are few and the clips differ, so the losses are near to each other, not equal. But two processes pay like one
 # with the 32 pairs of both, and not like one with 16: each compares its pairs with those of the other, too.
 #
 # ## 5 The calculator
-# From the constants above to any project: `scaling.cost` multiplies, the calculator below turns its arguments. Both
-# assume that devices share the work without loss. Memory is what has to be kept, weights and activations; passing
-# results come on top, as section 3 measured. A device that you do not have yet goes in as `speed`, against this one:
-# a GPU on which somebody saw `b0` learn from 5,000 pairs a second is about a hundred times as fast as a CPU that
-# learns from 50.
+# From the constants above to any project: the function `cost` multiplies them, and the calculator below lets you set
+# its arguments. Both assume that devices share the work without loss. Memory is what has to be kept, weights and
+# activations; passing results come on top, as section 3 measured. A device that you do not have yet is given by its
+# `speed` relative to this one. Suppose that `b0` learns from 5,000 pairs per second on a GPU, and from 50 pairs per
+# second on your CPU. Then the GPU's speed is 100.
 
 # %%
-fma = scaling.cost(measured[1], *scaling.CORPORA["fma_large"], cores=16, devices=8, speed=50)
+fma = cost(measured[1], *CORPORA["fma_large"], cores=16, devices=8, speed=50)
 pd.Series(fma, name="FMA-large, b0, 16 cores, 8 devices").round(2).to_frame()
 
 # %% tags=["widget"]
@@ -299,7 +298,8 @@ for scatter in (0.5, 1.0, 2.0):
 ax.axhline(truth, color="black", ls="--", lw=1)
 ax.annotate("the difference, 3.2", (14, truth - 0.45))
 ax.set_xticks([1, 5, 10, 15, 20])
-ax.set(xlabel="runs of each", ylabel="half width (points)", title=f"{clips_tested} test clips, d = {d}", ylim=(0, None))
+ax.set(xlabel="runs of each", ylabel="half width (points)", ylim=(0, None))
+ax.set_title(f"{clips_tested} test clips, d = {d}")
 ax.legend()
 plt.show()
 
@@ -320,29 +320,27 @@ plt.show()
 #
 # ## Exercises
 # ### 7.1 Which stage is the limit? · easy · 5 minutes
-# With `scaling.cost`: on how many cores must FMA-large be prepared, so that it takes no longer than pre-training `b0`
+# With `cost`: on how many cores must FMA-large be prepared, so that it takes no longer than pre-training `b0`
 # for 100 passes on eight devices, each 50 times as fast as this machine?
 
 
 # %%
-def cores_needed(constants: scaling.Constants, devices: int = 8, speed: float = 50) -> int:
+def cores_needed(constants: Constants, devices: int = 8, speed: float = 50) -> int:
     """The smallest number of cores with which preparing FMA-large takes no longer than pre-training."""
     raise NotImplementedError
 
 
 # %%
 def check_cores(answer):
-    made = scaling.Constants("b0", "cpu", pairs_per_s=40.0, weights_mb=80.0, segment_mb=10.0, prepare_s=0.002)
+    constants = Constants("b0", "cpu", pairs_per_s=40.0, weights_mb=80.0, segment_mb=10.0, prepare_s=0.002)
     for devices, speed in ((8, 50), (1, 1), (16, 400)):
-        cores = answer(made, devices, speed)
-
-        def hours(n, devices=devices, speed=speed):
-            return scaling.cost(made, *scaling.CORPORA["fma_large"], devices=devices, speed=speed, cores=n)
-
-        found = hours(cores)
-        assert found["preparing (h)"] <= found["pre-training (h)"], f"{cores} cores are too few for {devices} devices"
+        cores = answer(constants, devices, speed)
+        project = {"devices": devices, "speed": speed}
+        found = cost(constants, *CORPORA["fma_large"], cores=cores, **project)
+        too_few = f"{cores} cores are too few for {devices} devices"
+        assert found["preparing (h)"] <= found["pre-training (h)"], too_few
         if cores > 1:
-            fewer = hours(cores - 1)
+            fewer = cost(constants, *CORPORA["fma_large"], cores=cores - 1, **project)
             assert fewer["preparing (h)"] > fewer["pre-training (h)"], f"fewer than {cores} cores would do"
 
 
@@ -355,7 +353,7 @@ course.check_exercise(check_cores, cores_needed)
 #
 # ```python
 # def cores_needed(constants, devices=8, speed=50):
-#     one = scaling.cost(constants, *scaling.CORPORA["fma_large"], devices=devices, speed=speed, cores=1)
+#     one = cost(constants, *CORPORA["fma_large"], devices=devices, speed=speed, cores=1)
 #     return max(1, int(np.ceil(one["preparing (h)"] / one["pre-training (h)"])))
 # ```
 # </details>
@@ -370,9 +368,12 @@ course.check_exercise(check_cores, cores_needed)
 def without_gradients(
     similarity_loss, anchors: torch.Tensor, positives: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients in anchors [B, d] and positives [B, d]: the average over two processes, of which each computes the loss of its
-    half of the anchors against all positives, `similarity_loss(anchors [B/2, d], positives [B, d], first)`, where `first` is
-    the number of its first positive, and lets gradients into its own halves only."""
+    """Gradients in anchors [B, d] and positives [B, d]: the average over two processes.
+
+    Each process computes the loss of its half of the anchors against all positives:
+    `similarity_loss(anchors [B/2, d], positives [B, d], first)`, where `first` is the number of its first
+    positive. It lets gradients into its own halves only.
+    """
     raise NotImplementedError
 
 
@@ -385,14 +386,16 @@ def check_without(answer):
     got_a, got_p = answer(loss, a, p)
     a.requires_grad_(), p.requires_grad_()
     want_a, want_p = torch.autograd.grad(loss(a, p, 0), (a, p))
-    assert torch.allclose(got_a, want_a, atol=1e-5), "an anchor's gradient needs nobody else's: as in the whole batch"
+    alone = "an anchor's gradient needs nobody else's: it is as in the whole batch"
+    assert torch.allclose(got_a, want_a, atol=1e-5), alone
     assert not torch.allclose(got_p, want_p, atol=1e-3), (
         "a positive is a distractor in the other process: that part is lost"
     )
     missing = (got_p - want_p).norm() / want_p.norm()
     assert 0.01 < missing < 2, "the positives' gradients should be wrong, but not wildly"
     own = torch.autograd.grad(loss(a[:4], torch.cat([p[:4], p[4:].detach()]), 0), p)[0]
-    assert torch.allclose(got_p[:4], own[:4] / 2, atol=1e-5), "positives get what their own process says, halved"
+    halved = "positives get what their own process says, halved"
+    assert torch.allclose(got_p[:4], own[:4] / 2, atol=1e-5), halved
 
 
 course.check_exercise(check_without, without_gradients)
@@ -427,8 +430,10 @@ course.check_exercise(check_without, without_gradients)
 
 # %%
 def cached_for(encoder, objective, anchors, positives, chunk: int) -> list[torch.Tensor]:
-    """Gradients of all weights of the encoder, then of the objective, as `backward` on the whole batch would give them; no
-    forward pass that keeps anything for the backward pass sees more than `chunk` segments."""
+    """Gradients of all weights of the encoder, then of the objective, as `backward` on the whole batch gives them.
+
+    No forward pass that keeps anything for the backward pass sees more than `chunk` segments.
+    """
     raise NotImplementedError
 
 
@@ -446,10 +451,8 @@ class Largest(torch.nn.Module):
 
 
 def check_cached(answer):
-    from colalib.cola import OBJECTIVES
-
     x = torch.randn(2, 10, 98, 64, generator=torch.Generator().manual_seed(0))
-    for name, kind in OBJECTIVES.items():
+    for kind in (cola.Bilinear, cola.Cosine, cola.Triplet):
         torch.manual_seed(1)
         model, loss = Largest(), kind(12, size=6, dropout=0.0)
         weights = [*model.parameters(), *loss.parameters()]
@@ -460,7 +463,7 @@ def check_cached(answer):
         assert len(got) == len(wanted), "a gradient for each weight of the encoder and of the objective"
         for a, b in zip(got, wanted):
             assert torch.allclose(a, b, rtol=1e-3, atol=1e-5), (
-                f"{name}: the gradients differ from those of the whole batch"
+                f"{kind.__name__}: the gradients differ from those of the whole batch"
             )
 
 

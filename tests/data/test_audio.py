@@ -6,7 +6,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
+from helpers import tone
 
 from colalib.data import audio
 from colalib.data.audio import MelConfig, Unusable

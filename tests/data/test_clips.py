@@ -5,7 +5,7 @@ import pytest
 
 from colalib.data import corpora, store
 from colalib.data.audio import MelConfig
-from colalib.data.clips import Clips, pretraining_clips
+from colalib.data.clips import Clips, pretraining_clips, split_validation
 from colalib.errors import UserError
 
 
@@ -34,3 +34,30 @@ def test_stores_with_other_mel_settings_do_not_mix(mel_store, folder, tmp_path):
     )
     with pytest.raises(UserError, match="mel settings"):
         Clips([mel_store, other], [np.arange(4), np.arange(4)])
+
+
+class Grouped:
+    """As much of `Clips` as a division needs: the group of each clip."""
+
+    def __init__(self, groups: np.ndarray):
+        self.groups = groups
+
+    def __len__(self):
+        return len(self.groups)
+
+    def take(self, chosen):
+        return Grouped(self.groups[chosen])
+
+
+@pytest.mark.parametrize("sizes", [(900, 100), (400, 300, 300), (7, 1), (1,) * 40, (10,)])
+def test_few_clips_are_held_out_for_validation(sizes):
+    clips = Grouped(np.repeat([f"g{i}" for i in range(len(sizes))], sizes))
+    for seed in range(20):
+        train, valid = split_validation(clips, seed)
+        assert len(train) >= 0.6 * len(clips)
+        assert len(valid) >= 2
+        if len(sizes) > 1 and len(train) < len(clips):
+            assert not set(train.groups) & set(valid.groups)
+            assert len(train) + len(valid) == len(clips)
+        else:  # one group, or too few clips beside the largest: both are all clips
+            assert len(train) == len(valid) == len(clips)

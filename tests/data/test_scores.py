@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,11 +16,10 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from colalib.data import scores
+from colalib.data.scores import build as building
 from colalib.data.scores import performing, reading, rendering, soundfont
 from colalib.errors import UserError
 
-building = importlib.import_module("colalib.data.scores.build")  # `scores.build` is its function
 CLIPS = 42  # per class: 14 tunes
 FLUTE = 73  # General MIDI
 
@@ -29,7 +27,7 @@ FLUTE = 73  # General MIDI
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("scores")
-    scores.build(root, clips_per_class=CLIPS, progress=False)
+    building.build(root, clips_per_class=CLIPS, progress=False)
     return root
 
 
@@ -115,6 +113,7 @@ def test_musicxml_reader_agrees_with_music21(path):
     assert len(notes & expected) >= 0.98 * len(notes | expected)
 
 
+@pytest.mark.slow
 def test_balanced_classes_and_splits(rows):
     assert Counter(row["label"] for row in rows) == dict.fromkeys(reading.CLASSES, CLIPS)
     splits: dict[str, set] = {}
@@ -127,6 +126,7 @@ def test_balanced_classes_and_splits(rows):
         assert shares["test"] / CLIPS == pytest.approx(0.2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_no_tune_under_two_names(rows):
     titles: dict[str, set] = {}
     for row in rows:
@@ -135,6 +135,7 @@ def test_no_tune_under_two_names(rows):
     assert all(len(groups) == 1 for groups in titles.values())
 
 
+@pytest.mark.slow
 def test_label_columns(rows):
     assert tuple(rows[0]) == building.COLUMNS
     assert {row["family"] for row in rows} == set(performing.FAMILIES)
@@ -145,6 +146,7 @@ def test_label_columns(rows):
         assert {row["family"] for row in rows if row["label"] == kind} == set(performing.FAMILIES)
 
 
+@pytest.mark.slow
 def test_audio_is_sound(corpus, rows):
     for row in rows[::4]:
         samples, rate = soundfile.read(corpus / row["path"], dtype="float32")
@@ -176,6 +178,7 @@ def mel_statistics(path: Path) -> np.ndarray:
     return np.r_[mel.mean(axis=1), mel.std(axis=1)]
 
 
+@pytest.mark.slow
 def test_timbre_alone_is_not_enough(corpus, rows):
     """Mel statistics do better than chance and far from well: what is left is rhythm and texture."""
     features = np.array(Parallel(2)(delayed(mel_statistics)(corpus / row["path"]) for row in rows))
@@ -186,20 +189,22 @@ def test_timbre_alone_is_not_enough(corpus, rows):
     assert 0.25 < accuracy < 0.60
 
 
+@pytest.mark.slow
 def test_complete_corpus_is_left_alone(corpus, monkeypatch):
     monkeypatch.setattr(building, "read_tunes", lambda *_: pytest.fail("built again"))
-    scores.build(corpus, clips_per_class=CLIPS, progress=False)
+    building.build(corpus, clips_per_class=CLIPS, progress=False)
     with pytest.raises(UserError, match=r"seed 0.*delete that folder"):
-        scores.build(corpus, clips_per_class=CLIPS, seed=1, progress=False)
+        building.build(corpus, clips_per_class=CLIPS, seed=1, progress=False)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("small")
-    scores.build(root, clips_per_class=4, jobs=2, progress=False)
+    building.build(root, clips_per_class=4, jobs=2, progress=False)
     return root
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_jobs_and_after_an_interrupt(small, tmp_path, monkeypatch):
     render_clip = building.render_clip
     calls = []
@@ -212,15 +217,16 @@ def test_same_bytes_whatever_the_jobs_and_after_an_interrupt(small, tmp_path, mo
 
     monkeypatch.setattr(building, "render_clip", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        scores.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+        building.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
     assert not (tmp_path / "index.csv").exists()
     assert len(list(tmp_path.glob("audio/*/*"))) == 2
     monkeypatch.setattr(building, "render_clip", render_clip)
-    scores.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+    building.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
     assert hashes(tmp_path) == hashes(small)
     assert json.loads((tmp_path / "config.json").read_text())["clips_per_class"] == 4
 
 
+@pytest.mark.slow
 def test_small_corpus_agrees_with_a_large_one(small, corpus):
     """A tune is in the same split, and a clip of both is the same file."""
     splits = {row["group"]: row["split"] for row in read_rows(corpus)}

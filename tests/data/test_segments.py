@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from colalib.data import segments
-from colalib.data.clips import Clips
 from colalib.data.segments import SEGMENT_FRAMES
-
-
-@pytest.fixture
-def clips(mel_store) -> Clips:
-    return Clips.of_store(mel_store)
 
 
 def test_random_crop_covers_the_clip_and_nothing_else():
@@ -158,3 +153,23 @@ def test_clip_batches_keep_clips_whole_and_in_order(clips):
 def test_steps_start_where_they_are_told():
     steps = iter(segments.StepDataset(lambda step: step, lambda: 7))
     assert [next(steps) for _ in range(3)] == [7, 8, 9]
+
+
+def test_processes_share_a_batch(clips):
+    whole = segments.shuffled(len(clips), 12, 3, 0)
+    assert sorted(np.concatenate([whole[k::3] for k in range(3)])) == sorted(whole)
+    parts = [segments.pair_batch(clips, 3, 12, 0, part=(k, 3)) for k in range(3)]
+    for k, (anchors, _) in enumerate(parts):
+        assert len(anchors) == 4
+        chosen, _ = segments.pair_starts(clips, 3, 12, 0, part=(k, 3))
+        assert np.array_equal(chosen, whole[k::3])
+    assert torch.equal(parts[0][0], segments.pair_batch(clips, 3, 12, 0, part=(0, 3))[0])
+
+
+def test_workers_draw_the_same_batches(clips):
+    steps = segments.StepDataset(lambda step: segments.pair_batch(clips, step, 4, 0), lambda: 5)
+    alone, by_workers = (iter(DataLoader(steps, batch_size=None, num_workers=n)) for n in (0, 2))
+    for step in range(5, 10):
+        for side, one, two in zip(segments.pair_batch(clips, step, 4, 0), next(alone), next(by_workers)):
+            assert torch.equal(one, side)
+            assert torch.equal(two, side)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from colalib.data.splits import evaluation_splits, split_by_group
+from colalib.data.splits import evaluation_splits, split_by_group, subsample_labels
 from colalib.errors import UserError
 
 
@@ -68,3 +68,14 @@ def test_a_single_class_is_refused(clips):
     clips["label"] = "x"
     with pytest.raises(UserError, match="fewer than two classes"):
         evaluation_splits(clips)
+
+
+def test_few_labels_are_balanced_and_seeded():
+    labels = np.array(list("aabbbbcccccc") * 5)
+    clips = np.arange(60)
+    chosen = subsample_labels(labels, clips, 4, seed=1)
+    assert sorted(labels[chosen]) == list("aaaabbbbcccc")
+    assert len(set(chosen)) == 12
+    assert np.array_equal(chosen, subsample_labels(labels, clips, 4, seed=1))
+    assert not np.array_equal(chosen, subsample_labels(labels, clips, 4, seed=2))
+    assert np.array_equal(subsample_labels(labels, clips, None, seed=1), clips)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
+from helpers import tone
 
 from colalib.data import corpora, store
 from colalib.data.audio import MelConfig

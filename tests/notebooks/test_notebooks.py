@@ -1,4 +1,4 @@
-"""The notebooks: they run from top to bottom, equal their sources, and are fit to be kept."""
+"""The notebooks run from top to bottom, equal their sources, and can be kept under version control."""
 
 import base64
 import io
@@ -12,28 +12,42 @@ from jupytext.compare import compare_notebooks
 from PIL import Image
 
 from colalib import course
+from colalib.course import running
 
-NOTEBOOKS = course.notebooks()
+NOTEBOOKS = running.notebooks()
 
 
 def source(notebook: Path) -> Path:
+    """Return the py:percent source of a notebook."""
     return notebook.parent / "source" / f"{notebook.stem}.py"
+
+
+def outputs(content: nbformat.NotebookNode) -> list[dict]:
+    """Return the outputs of all cells."""
+    return [output for cell in content.cells for output in cell.get("outputs", [])]
+
+
+def has_figure(content: nbformat.NotebookNode) -> bool:
+    return any("image/png" in output.get("data", {}) for output in outputs(content))
+
+
+def has_error(content: nbformat.NotebookNode) -> bool:
+    return any(output["output_type"] == "error" for output in outputs(content))
 
 
 def test_the_course_is_complete():
     names = [
-        "sound_to_mel",
-        "segment_pairs",
-        "contrastive_pretraining",
-        "fine_tuning",
-        "evaluation",
-        "embedding_map",
+        "01_sound_to_mel",
+        "02_segment_pairs",
+        "03_contrastive_pretraining",
+        "04_fine_tuning",
+        "05_evaluation",
+        "06_embedding_map",
+        "07_scaling_up",
     ]
-    names.append("scaling_up")
-    assert [n.stem for n in NOTEBOOKS] == [f"{i:02d}_{name}" for i, name in enumerate(names, start=1)]
-    assert sorted(p.stem for p in (NOTEBOOKS[0].parent / "source").glob("*.py")) == [
-        n.stem for n in NOTEBOOKS
-    ]
+    sources = (NOTEBOOKS[0].parent / "source").glob("*.py")
+    assert [notebook.stem for notebook in NOTEBOOKS] == names
+    assert sorted(file.stem for file in sources) == names
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
@@ -52,34 +66,43 @@ def test_a_drifted_pair_is_noticed():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
-def test_notebook_is_fit_to_be_kept(notebook):
-    """Under 1 MB, executed with figures, no audio, no widget state, no error, no path of the
-    machine that ran it.
-    """
+def test_notebook_is_small_and_holds_figures_but_neither_audio_nor_widget_state(notebook):
     text = notebook.read_text(encoding="utf-8")
-    content = json.loads(text)
-    assert len(text) < 1_000_000 and "data:audio" not in text and "widgets" not in content["metadata"]
-    assert str(Path.home()) + "/" not in text and str(course.home()) not in text
-    outputs = [o for cell in content["cells"] for o in cell.get("outputs", [])]
-    assert any("image/png" in o.get("data", {}) for o in outputs)
-    assert not any(o["output_type"] == "error" for o in outputs)
+    content = nbformat.reads(text, 4)
+    assert len(text) < 1_000_000
+    assert "data:audio" not in text
+    assert "widgets" not in content.metadata
+    assert has_figure(content)
+    assert not has_error(content)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_notebook_names_no_folder_of_the_machine_that_ran_it(notebook):
+    text = notebook.read_text(encoding="utf-8")
+    assert str(Path.home()) + "/" not in text
+    assert str(course.home()) not in text
 
 
 def test_the_course_runs(executed):
-    ended, runs = executed
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    first = ended.stdout.splitlines()[0]
-    assert "minutes" in first and "GB of disk" in first and "download" in first
-    assert "mel-stats" in ended.stdout and "results.json" in ended.stdout and "Next:" in ended.stdout
-    assert sorted(p.name for p in (runs / "notebooks").iterdir()) == [n.name for n in NOTEBOOKS]
+    process, runs = executed
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    first_line = process.stdout.splitlines()[0]
+    for needed in ("minutes", "GB of disk", "download"):
+        assert needed in first_line
+    for printed in ("mel-stats", "results.json", "Next:"):
+        assert printed in process.stdout
+    copies = sorted(file.name for file in (runs / "notebooks").iterdir())
+    assert copies == [notebook.name for notebook in NOTEBOOKS]
 
 
 def test_the_course_leaves_results(executed):
     _, runs = executed
     results = json.loads((runs / "results.json").read_text())
-    wanted = {"mel-stats", "random", "probe", "kNN", "scratch", "fine-tuned"}
-    assert wanted <= set(results["model_name"]) and results["chance"] == pytest.approx(0.125, abs=0.03)
-    assert results["task"] == "scores/label" and len(results["accuracies"]) == len(results["model_name"])
+    models = {"mel-stats", "random", "probe", "kNN", "scratch", "fine-tuned"}
+    assert models <= set(results["model_name"])
+    assert results["chance"] == pytest.approx(0.125, abs=0.03)
+    assert results["task"] == "scores/label"
+    assert len(results["accuracies"]) == len(results["model_name"])
 
 
 def test_executed_notebooks_have_figures_and_players(executed):
@@ -89,11 +112,11 @@ def test_executed_notebooks_have_figures_and_players(executed):
         assert "widgets" not in content.metadata, (
             "exported, the widgets would hide the pictures that stand in for them"
         )
-        outputs = [o for cell in content.cells for o in cell.get("outputs", [])]
-        assert any("image/png" in o.get("data", {}) for o in outputs), copy.name
-        assert all(o["output_type"] != "error" for o in outputs)
+        assert has_figure(content), copy.name
+        assert not has_error(content), copy.name
     text = (runs / "notebooks" / NOTEBOOKS[1].name).read_text()
-    assert "data:audio/wav" in text and "autoplay" not in text
+    assert "data:audio/wav" in text
+    assert "autoplay" not in text
 
 
 def test_a_failing_cell_ends_the_course(tmp_path, capsys):
@@ -101,39 +124,34 @@ def test_a_failing_cell_ends_the_course(tmp_path, capsys):
         cells=[nbformat.v4.new_code_cell("print('so far')"), nbformat.v4.new_code_cell("1 / 0")]
     )
     nbformat.write(failing, tmp_path / "failing.ipynb")
-    assert not course.execute(tmp_path / "failing.ipynb", tmp_path / "out" / "failing.ipynb")
+    assert not running.execute(tmp_path / "failing.ipynb", tmp_path / "out" / "failing.ipynb")
     assert "failing.ipynb: a cell failed: ZeroDivisionError: division by zero" in capsys.readouterr().out
     assert "so far" in (tmp_path / "out" / "failing.ipynb").read_text()
 
 
 def test_stripping_keeps_figures_and_drops_audio_and_widgets():
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(picture, "PNG")
-    outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(picture.getvalue()).decode()}),
-        nbformat.v4.new_output(
-            "display_data", {"text/html": "<audio src='data:audio/wav;base64,xx'>", "text/plain": "x"}
-        ),
-        nbformat.v4.new_output(
-            "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}
-        ),
-        nbformat.v4.new_output(
-            "display_data",
-            {
-                "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
-                "image/png": base64.b64encode(picture.getvalue()).decode(),
-            },
-        ),
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
+    picture = base64.b64encode(file.getvalue()).decode()
+    widget = "application/vnd.jupyter.widget-view+json"
+    displayed = [
+        {"image/png": picture},
+        {"text/html": "<audio src='data:audio/wav;base64,xx'>", "text/plain": "x"},
+        {widget: {}, "text/plain": "bar"},
+        {widget: {"model_id": "1"}, "image/png": picture},
+    ]
+    cell = nbformat.v4.new_code_cell("")
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in displayed]
+    cell.outputs += [
         nbformat.v4.new_output("stream", name="stderr", text="50%"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept"),
+        nbformat.v4.new_output("stream", name="stdout", text="a result"),
     ]
-    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
-    content.metadata["widgets"] = {"state": {}}
-    kept = course.stripped(content).cells[0].outputs
-    assert [list(o.get("data", {"stream": 0})) for o in kept] == [
-        ["image/png"],
-        ["text/plain"],
-        ["image/png"],
-        ["stream"],
-    ]
-    assert "listen" in kept[1].data["text/plain"] and "widgets" not in course.stripped(content).metadata
+    content = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    stripped = running.stripped(content)
+    figure, audio, widget_picture, printed = stripped.cells[0].outputs
+    assert list(figure.data) == ["image/png"]
+    assert list(audio.data) == ["text/plain"]
+    assert "listen" in audio.data["text/plain"]
+    assert list(widget_picture.data) == ["image/png"]
+    assert printed.text == "a result"
+    assert "widgets" not in stripped.metadata

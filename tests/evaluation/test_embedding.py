@@ -1,0 +1,103 @@
+"""Embeddings are the same from every kind of source, and what cannot be used is told in a line."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from helpers import RATE, tone
+
+import colalib
+from colalib import evaluation
+from colalib.data import corpora, store
+from colalib.errors import UserError
+
+
+def test_a_folder_a_store_files_and_a_file_give_the_same(folder, mel_store, tmp_path):
+    of_folder, of_store = colalib.embed(folder), colalib.embed(mel_store.path)
+    assert of_folder.vectors.shape == (96, 3328)
+    assert np.array_equal(of_folder.vectors, of_store.vectors)
+    assert list(of_folder.clips["clip_id"]) == list(mel_store.clips["clip_id"])
+    assert list(of_store.clips["clip_id"]) == list(mel_store.clips["clip_id"])
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    path = folder / mel_store.clips["path"][3]
+    of_list = colalib.embed([path, tmp_path / "broken.wav"])
+    assert len(of_list.vectors) == 1
+    # another number of segments at a time: sums in another order
+    assert np.allclose(of_list.vectors[0], of_store.vectors[3], rtol=1e-4, atol=1e-4)
+    assert len(of_list.left_out) == 1
+    assert of_list.left_out["path"][0].endswith("broken.wav")
+    assert np.array_equal(colalib.embed(path, accelerator="cpu").vectors, of_list.vectors)
+
+
+@pytest.mark.parametrize("encoder", ["default", pytest.param("random", marks=pytest.mark.slow), "mel-stats"])
+def test_a_file_gives_what_its_store_gives(folder, tmp_path, encoder):
+    (tmp_path / "one").mkdir()
+    shutil.copy(folder / "low" / "0-0.flac", tmp_path / "one")
+    built = store.build(corpora.load(tmp_path / "one"), tmp_path / "store", jobs=1, progress=False)
+    of_store = colalib.embed(built.path, encoder)
+    of_file = colalib.embed(tmp_path / "one" / "0-0.flac", encoder)
+    assert np.array_equal(of_file.vectors, of_store.vectors)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_samples_give_what_their_file_gives(tmp_path, rate, channels):
+    """Frames go through float16 on both ways, so what remains is the resampler's rounding."""
+    samples = np.stack([tone(300, 1.5, 1, rate), tone(500, 1.5, 2, rate)], axis=1)[:, :channels]
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    of_file = colalib.embed(tmp_path / "a.wav")
+    of_samples = colalib.embed((samples, rate))
+    assert of_samples.vectors.shape == (1, 3328)
+    assert of_samples.vectors.dtype == np.float32
+    scale = np.abs(of_file.vectors).max()
+    assert np.abs(of_samples.vectors - of_file.vectors).max() < 1e-3 * scale  # float16: 2**-11
+    assert len(of_samples.clips) == 1
+    assert len(of_samples.left_out) == 0
+    if channels == 1:
+        assert np.array_equal(colalib.embed((samples[:, 0], rate)).vectors, of_samples.vectors)
+
+
+GOOD = tone(300, 1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        ((32_768 * GOOD).astype(np.int16), RATE, "int16 samples: give floats"),
+        (np.where(np.arange(RATE) == 7000, np.nan, GOOD), RATE, "not finite"),
+        (GOOD[None], RATE, r"shape \[1, 16000\]: give \[samples\]"),
+        (GOOD.reshape(100, 10, 16), RATE, r"shape \[100, 10, 16\]"),
+        (np.float32(0.5), RATE, r"shape \[\]"),
+        (np.zeros((RATE, 0)), RATE, r"shape \[16000, 0\]"),
+        (0 * GOOD, RATE, "silent: peak digital zero"),
+        (GOOD[:160], RATE, "too short: 10 ms"),
+        (GOOD[:0], RATE, r"shape \[0\]: give \[samples\]"),
+        (1e9 * GOOD, RATE, "samples up to"),
+        (GOOD, 0, "sample rate of 0 Hz"),
+    ],
+)
+def test_samples_that_cannot_be_used(samples, rate, message):
+    with pytest.raises(UserError, match=message) as error:
+        colalib.embed((samples, rate))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [([], "no files"), ("nowhere", "no corpus and no folder"), ("nowhere.wav", "none of 1 clips is usable")],
+)
+def test_sources_that_are_not_there(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        colalib.embed(source)
+
+
+def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
+    for source in (mel_store.path, folder):
+        embedded = evaluation.embed_to_file(source, pretrained, tmp_path / "e.npz")
+        with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
+            assert np.array_equal(arrays["embedding"], embedded.vectors)
+            assert arrays["clip_id"].dtype.kind == "U"
+            assert list(arrays["clip_id"]) == list(mel_store.clips["clip_id"])
+            assert list(arrays["label"]) == list(mel_store.clips["label"])

@@ -1,0 +1,89 @@
+"""Figures show the numbers that they are given, each model in its own colour."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from colalib.evaluation import plots
+
+SUMMARY = {
+    "model_name": ["mel-stats", "probe"],
+    "task": "scores/label",
+    "chance": 0.125,
+    "results": [
+        {"model": "mel-stats", "per_seed": [0.4], "mean": 0.4, "ci95": [0.35, 0.45]},
+        {"model": "probe", "per_seed": [0.7, 0.72], "mean": 0.71, "ci95": [0.66, 0.76]},
+    ],
+    "differences": [{"a": "probe", "b": "mel-stats", "mean": 0.31, "ci95": [0.25, 0.37]}],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left():
+    yield
+    plt.close("all")
+
+
+def test_a_model_has_one_colour_in_every_figure():
+    names = ["probe", "probe (10 per class)", "scratch", "random, calibrated"]
+    colours = plots.colours(names)
+    assert colours["probe"] == colours["probe (10 per class)"] == plots.MODELS["probe"]
+    assert colours["random, calibrated"] == plots.MODELS["random"]
+    assert colours["scratch"] == plots.colours(["scratch", "x", "y"])["scratch"]
+
+
+def test_results_show_every_model_with_its_interval_and_chance():
+    ax = plots.results(SUMMARY)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["probe", "mel-stats"]
+    lines = [list(line.get_xdata()) for line in ax.lines]
+    assert [66, 76] in lines
+    assert [35, 45] in lines
+    assert [71] in lines
+    assert [12.5, 12.5] in lines
+    assert {"71.0", "40.0"} <= {text.get_text() for text in ax.texts}
+    assert ax.get_title() == "scores/label"
+
+
+def test_a_difference_can_be_shown_the_other_way_round():
+    forward = plots.differences(SUMMARY, [("probe", "mel-stats")], plt.figure().add_subplot())
+    backward = plots.differences(SUMMARY, [("mel-stats", "probe")], plt.figure().add_subplot())
+    assert list(forward.lines[0].get_xdata()) == [25, 37]
+    assert list(backward.lines[0].get_xdata()) == [-37, -25]
+    assert list(backward.lines[1].get_xdata()) == [-31]
+
+
+def test_a_confusion_is_in_per_cent_of_the_true_class():
+    predictions = pd.DataFrame({"label": list("aaab"), "predicted": list("aabb")})
+    ax = plots.confusion(predictions)
+    assert [float(text.get_text()) for text in ax.texts] == [67, 33, 0, 100]
+
+
+def test_curves_leave_out_steps_without_a_value():
+    frame = pd.DataFrame({"step": [4, 9, 14], "train/loss": [3.0, np.nan, 1.0]})
+    ax = plots.curves({"scratch": frame, "fine-tuned": frame}, "train/loss")
+    assert list(ax.lines[0].get_xdata()) == [4, 14]
+    assert ax.lines[0].get_color() == plots.MODELS["scratch"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["scratch", "fine-tuned"]
+
+
+def test_label_efficiency_has_a_curve_per_model():
+    rows = [("probe", 5, 0.4), ("probe", 50, 0.7), ("scratch", 5, 0.2), ("scratch", 50, 0.5)]
+    table = pd.DataFrame(rows, columns=["model", "labels per class", "mean"])
+    ax = plots.label_efficiency(table.assign(low=table["mean"] - 0.1, high=table["mean"] + 0.1))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["probe", "scratch"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["5", "50"]
+
+
+def test_spectrograms_mark_seconds_and_hertz():
+    ax = plots.spectrogram(np.zeros((201, 64), np.float16), title="a tone")
+    assert ax.get_xlim() == (0, pytest.approx(2.01))
+    hertz = [float(label.get_text()) for label in ax.get_yticklabels()]
+    assert hertz == sorted(hertz)
+    assert 60 < hertz[0] < hertz[-1] < 7800
+
+
+def test_a_player_leaves_the_loudness_as_it_is():
+    wave = 0.25 * np.sin(np.arange(16_000)).astype(np.float32)
+    samples = np.frombuffer(plots.player(wave).data[44:], np.int16)  # behind the header of the WAV file
+    assert np.abs(samples).max() == pytest.approx(0.25 * 32_768, rel=1e-3)

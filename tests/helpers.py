@@ -1,0 +1,103 @@
+"""Helpers of several test files: sounds, encoders, commands, and a run's log."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from colalib.cli import main
+from colalib.encoder import Encoder
+
+ROOT = Path(__file__).parents[1]
+RATE = 16_000  # Hz, of the sounds that are made here
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # so that two processes compute the same, bit for bit
+
+# ------------------------------------------------------------------------------------------- sounds
+
+
+def tone(pitch: float, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
+    """Return a decaying, repeated harmonic tone with a little noise, float32 [samples]."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate)) / rate
+    wave = sum(np.sin(2 * np.pi * pitch * k * t + rng.uniform(0, 6)) / k for k in range(1, 6))
+    beat = np.exp(-((t * rng.uniform(2, 4)) % 1) * 3)
+    return (0.2 * wave * beat + 0.003 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------------- encoders
+
+
+def seeded_encoder(arch: str = "b0-small", **kwargs) -> Encoder:
+    """Return an encoder whose weights and running statistics are seeded, and far from their start."""
+    torch.manual_seed(0)
+    encoder = Encoder(arch, std=1.5, **kwargs)
+    for name, value in encoder.net.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.add_(0.2 * torch.rand_like(value))
+    return encoder
+
+
+def random_segments(batch: int = 4, frames: int = 98) -> torch.Tensor:
+    """Return seeded segments [batch, frames, 64] in about the range of log-mel values."""
+    return 2 * torch.randn(batch, frames, 64, generator=torch.Generator().manual_seed(1)) - 5
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the distance of `a` from `b` as a share of the size of `b`."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+def command(*words) -> list[str]:
+    """Return the words of a command of colalib."""
+    return [sys.executable, "-m", "colalib", *map(str, words)]
+
+
+def run_command(*words, **environment) -> subprocess.CompletedProcess:
+    """Run a command of colalib in a process of its own, to its end."""
+    return subprocess.run(command(*words), capture_output=True, text=True, env=os.environ | environment)
+
+
+def call(capsys, *words) -> tuple[int, str, str]:
+    """Run a command in this process; return exit code, standard output and standard error."""
+    try:
+        main([str(word) for word in words])
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def messages(error: str) -> list[str]:
+    """Return the lines of standard error that are colalib's, without progress bars."""
+    return [line for line in error.replace("\r", "\n").splitlines() if line.startswith("colalib: ")]
+
+
+def send_when(process: subprocess.Popen, condition, sign: int) -> None:
+    """Wait until `condition()` holds, then send a signal. Nothing is sent to a process that ended."""
+    deadline = time.monotonic() + 240  # seconds: only a test that hangs waits so long
+    while time.monotonic() < deadline and process.poll() is None and not condition():
+        time.sleep(0.005)
+    process.send_signal(sign)
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics.csv."""
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(run: Path, name: str) -> list[float]:
+    """Return the values of one column of metrics.csv; rows where it is empty are left out."""
+    return [float(row[name]) for row in metrics(run) if row[name]]

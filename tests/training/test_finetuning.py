@@ -1,0 +1,73 @@
+"""Fine-tuning: what a classifier learns, on which clips it is judged, and what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import column, metrics
+
+from colalib import training
+from colalib.data import corpora, store
+from colalib.data.audio import MelConfig
+from colalib.errors import UserError
+from colalib.settings import FinetuneConfig
+
+
+def test_a_classifier_learns_and_is_judged_on_test_clips(finetuned, mel_store):
+    predictions = pd.read_csv(finetuned / "predictions.csv", dtype=str)
+    test_clips = mel_store.clips[mel_store.clips["split"] == "test"]
+    assert sorted(predictions["clip_id"]) == sorted(test_clips["clip_id"])
+    assert (
+        predictions["label"] == predictions["predicted"]
+    ).mean() > 0.6  # three octaves apart; chance is 0.33
+    for name in ("train/accuracy", "valid/loss", "valid/accuracy"):
+        assert column(finetuned, name), name
+
+
+def test_clip_logits_average_the_segments(finetuned):
+    module, _ = training.load_classifier(finetuned)
+    x, clip_index = torch.randn(5, 98, 64), torch.tensor([0, 0, 1, 1, 1])
+    with torch.no_grad():
+        logits, of_clips = module(x), module.clip_logits(x, clip_index)
+    expected = torch.stack([logits[:2].mean(0), logits[2:].mean(0)])
+    assert torch.allclose(of_clips, expected, atol=1e-4)
+
+
+def test_predictions_do_not_depend_on_how_clips_are_batched(finetuned, mel_store):
+    """Saved predictions are those of the clips one by one."""
+    module, run = training.load_classifier(finetuned)
+    rows = np.flatnonzero(mel_store.clips["split"] == "test")
+    for row, predicted in zip(rows, run.predictions()["predicted"]):
+        frames = torch.from_numpy(mel_store.frames(row).astype(np.float32))
+        with torch.no_grad():
+            logits = module(torch.stack([frames[:98], frames[98:196]])).mean(dim=0)
+        assert module.classes[int(logits.argmax())] == predicted
+
+
+@pytest.mark.slow
+def test_early_stopping(mel_store, tmp_path):
+    config = FinetuneConfig(steps=2000, batch_size=8, patience=1, lr=1e-5)
+    run = training.finetune(mel_store, tmp_path / "run", config, progress=False)
+    assert int(metrics(run)[-1]["step"]) < 2000
+
+
+def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_path):
+    ends = {}
+    for k in (2, None):
+        config = FinetuneConfig(labels_per_class=k, batch_size=4, epochs=0.5)
+        run = training.finetune(mel_store, tmp_path / str(k), config, progress=False)
+        ends[k] = max(column(run, "step"))
+    assert ends[2] > 0
+    assert ends[2] == ends[None]
+
+
+def test_an_encoder_needs_its_own_mel_settings(pretrained, folder, tmp_path):
+    other = store.build(corpora.load(folder), tmp_path / "s", MelConfig(floor=1e-4), jobs=1, progress=False)
+    with pytest.raises(UserError, match="other mel settings"):
+        training.finetune(other, tmp_path / "run", FinetuneConfig(steps=2), pretrained, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_run_is_no_classifier(pretrained):
+    with pytest.raises(UserError, match="is no classifier but a pretrain run"):
+        training.load_classifier(pretrained)

@@ -1,0 +1,117 @@
+"""Pre-training: what it learns, keeps and refuses; alone and with several processes."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from helpers import ONE_THREAD, column, metrics, run_command
+
+from colalib import training
+from colalib.data import corpora, store
+from colalib.data.corpus import Corpus
+from colalib.errors import UserError
+from colalib.settings import PretrainConfig
+from colalib.training.runs import open_run
+
+
+def test_run_folder_of_pretraining(pretrained, mel_store):
+    names = {"config.json", "metrics.csv", "clips.txt", "last.ckpt", "best.ckpt", "encoder.safetensors"}
+    assert {p.name for p in pretrained.iterdir()} - {"tensorboard"} == names
+    seen = (pretrained / "clips.txt").read_text().splitlines()
+    assert sorted(seen) == sorted(mel_store.ids[mel_store.clips["split"] != "test"])
+    description = json.loads((pretrained / "config.json").read_text())
+    assert description["config"]["batch_size"] == 24
+    assert description["mel"]["n_mels"] == 64
+    assert description["cpu_recipe"] in ("float32", "bf16")
+    assert torch.load(pretrained / "last.ckpt", weights_only=True)["global_step"] == 60
+
+
+def test_pretraining_learns_to_find_the_positive(pretrained):
+    loss, rank = column(pretrained, "train/loss"), column(pretrained, "train/rank")
+    assert np.mean(loss[-3:]) < np.mean(loss[:3]) - 0.3
+    assert np.mean(rank[-3:]) < 12.5 - 2  # 24 in a batch: chance is 12.5
+    assert len(column(pretrained, "test/loss")) == 1
+    assert len(column(pretrained, "test/accuracy")) == 1
+    assert len(column(pretrained, "valid/loss")) >= 2
+    assert len(column(pretrained, "lr")) > 5
+
+
+@pytest.mark.parametrize("objective", ["cosine", "triplet"])
+def test_other_objectives_run(mel_store, tmp_path, objective):
+    config = PretrainConfig(objective=objective, steps=3, batch_size=8, mask=True, multiply=True)
+    run = training.pretrain([mel_store], tmp_path / "run", config, progress=False)
+    assert open_run(run).load_encoder().dim == 640
+
+
+@pytest.mark.parametrize(
+    "config", [PretrainConfig(), PretrainConfig(steps=3, minutes=1), PretrainConfig(steps=3, objective="x")]
+)
+def test_settings_that_cannot_be_used(mel_store, tmp_path, config):
+    with pytest.raises(UserError):
+        training.pretrain([mel_store], tmp_path / "run", config, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has one")
+def test_a_device_that_is_not_there(mel_store, tmp_path):
+    config = PretrainConfig(steps=2, batch_size=4)
+    with pytest.raises(UserError, match="no mps device"):
+        training.pretrain([mel_store], tmp_path / "run", config, accelerator="mps", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_clips_in_two_stores_are_refused(folder, tmp_path):
+    """esc10 is a part of esc50: its clips have the ids of the whole."""
+    corpus = corpora.load(folder)
+    whole, part = (
+        store.build(Corpus(name, folder, corpus.clips), tmp_path / name, jobs=1, progress=False)
+        for name in ("esc50", "esc10")
+    )
+    assert list(whole.ids) == list(part.ids)
+    with pytest.raises(UserError, match="comes twice"):
+        training.pretrain([whole, part], tmp_path / "run", PretrainConfig(steps=2), progress=False)
+
+
+# ------------------------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume(mel_store, tmp_path):
+    out = tmp_path / "run"
+    words = ["pretrain", mel_store.path, "--out", out, "--accelerator", "cpu", "--devices", 2]
+    words += ["--strategy", "ddp", "--batch-size", 16, "--chunk", 4, "--steps", 6]
+    first = run_command(*words, **ONE_THREAD)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("encoder in") == 1, "only the main process prints"
+    assert (out / "encoder.safetensors").exists()
+    assert next(row["step"] for row in metrics(out) if row["train/loss"]) == "4"
+    assert column(out, "valid/loss")
+    again = run_command(*words, "--resume", **ONE_THREAD)
+    assert again.returncode == 0, again.stderr
+    if find_spec("tensorboard"):
+        assert list((out / "tensorboard").glob("events.*"))
+
+
+def test_a_batch_that_cannot_be_shared(mel_store, tmp_path):
+    config = PretrainConfig(batch_size=15, steps=2)
+    with pytest.raises(UserError, match="take a multiple"):
+        training.pretrain([mel_store], tmp_path / "run", config, trainer_kwargs={"devices": 2})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("started", "wanted", "message"),
+    [
+        ("2", {"devices": 1}, "2 processes were started"),
+        (None, {"devices": 1, "num_nodes": 2}, "torchrun or srun"),
+    ],
+)
+def test_processes_that_do_not_agree(mel_store, tmp_path, monkeypatch, started, wanted, message):
+    if started:
+        monkeypatch.setenv("WORLD_SIZE", started)
+        monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match=message):
+        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=2), trainer_kwargs=wanted)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,149 @@
+"""The training loop: how it ends, how it is interrupted, and how it goes on."""
+
+import math
+import os
+import signal
+import subprocess
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import ONE_THREAD, column, command, messages, metrics, run_command, send_when
+from safetensors.torch import load_file
+
+from colalib import training
+from colalib.errors import UserError
+from colalib.settings import PretrainConfig
+from colalib.training.trainer import MetricsCsv, Schedule, total_steps
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
+    schedule = Schedule(PretrainConfig(steps=100, warmup=0.1), steps=100)
+    factors = []
+    for step in range(100):
+        schedule.done = schedule.share(step)
+        factors.append(schedule.factor(step))
+    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert factors[10] == pytest.approx(1)
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx((1 + math.cos(math.pi * 0.89 / 0.9)) / 2)
+    assert sorted(factors[10:], reverse=True) == factors[10:]
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [({"steps": 7}, 7), ({"epochs": 2.5}, 25), ({"epochs": 0.01}, 1), ({"minutes": 3}, None)],
+)
+def test_lengths_in_steps(length, steps):
+    assert (
+        total_steps(SimpleNamespace(**{"steps": None, "epochs": None, "minutes": None} | length), 10) == steps
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        ({}, "not none"),
+        ({"steps": 1, "epochs": 2}, "not steps and epochs"),
+        ({"minutes": 0}, "minutes must be above 0"),
+    ],
+)
+def test_a_length_is_given_once(length, message):
+    with pytest.raises(UserError, match=message):
+        total_steps(PretrainConfig(**length), 10)
+
+
+def test_a_resumed_log_drops_the_steps_that_come_again(tmp_path):
+    first = MetricsCsv(tmp_path / "metrics.csv", steps_per_epoch=10)
+    for step in (4, 9, 14):
+        first.log_metrics({"train/loss": 1.0, "unknown": 2.0}, step)
+    second = MetricsCsv(tmp_path / "metrics.csv", steps_per_epoch=10, start_step=9, spent=60.0)
+    second.log_metrics({"train/loss": 0.5}, 9)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == ["4", "9"]
+    assert [row["epoch"] for row in rows] == ["0.400", "0.900"]
+    assert [row["train/loss"] for row in rows] == ["1", "0.5"]
+    assert float(rows[1]["seconds"]) >= 60
+
+
+@pytest.mark.slow
+def test_minutes_end_the_training(mel_store, tmp_path):
+    begun = time.monotonic()
+    config = PretrainConfig(minutes=0.05, batch_size=8)
+    run = training.pretrain([mel_store], tmp_path / "run", config, progress=False)
+    assert 3 <= time.monotonic() - begun
+    assert 3 <= column(run, "seconds")[-1]
+    assert column(run, "lr")[-1] < 1e-3
+
+
+def test_a_training_that_diverges_is_no_success(mel_store, tmp_path):
+    config = PretrainConfig(steps=8, lr=1e9, batch_size=8)
+    with pytest.raises(UserError, match="became NaN or infinite by step"):
+        training.pretrain([mel_store], tmp_path / "run", config, progress=False)
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+# ----------------------------------------------------------------------------- interrupted, resumed
+
+
+@pytest.mark.slow
+def test_interrupting_training_gives_one_line(mel_store, tmp_path):
+    out = tmp_path / "run"
+    words = command("pretrain", mel_store.path, "--out", out, "--steps", 5000, "--batch-size", 8)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    send_when(process, (out / "last.ckpt").exists, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert "--resume" in error.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
+    """SIGTERM, as before a machine is taken away: a checkpoint, one line, and after --resume the
+    weights of a run in one go.
+    """
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    length = ["--steps", 24, "--batch-size", 8, "--accelerator", "cpu"]
+    words = command("pretrain", mel_store.path, "--out", ended, *length)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
+
+    def has_logged_a_step() -> bool:
+        return (ended / "metrics.csv").exists() and bool(column(ended, "train/loss"))
+
+    send_when(process, has_logged_a_step, signal.SIGTERM)
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert len(messages(error)) == 1
+    assert "interrupted" in messages(error)[0]
+    assert "Traceback" not in error
+    step = torch.load(ended / "last.ckpt", weights_only=True)["global_step"]
+    assert 2 < step < 24
+    assert step % 5 == 2, "beside the steps that are logged"
+    for out, more in ((ended, ["--resume"]), (whole, [])):
+        done = run_command("pretrain", mel_store.path, "--out", out, *length, *more, **ONE_THREAD)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = (load_file(run / "encoder.safetensors") for run in (ended, whole))
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert column(whole, "train/loss") == column(ended, "train/loss")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil-was-here",)
+
+
+def test_checkpoints_from_others_are_never_unpickled(mel_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, config = tmp_path / "run", PretrainConfig(steps=1, batch_size=4)
+    training.pretrain([mel_store], out, config, progress=False)
+    (out / "encoder.safetensors").unlink()
+    torch.save({"state_dict": {}, "evil": Evil()}, out / "last.ckpt")
+    with pytest.raises(UserError, match="not a plain checkpoint"):
+        training.pretrain([mel_store], out, config, resume=True, progress=False)
+    assert not (tmp_path / "evil-was-here").exists()
+    torch.save({"state_dict": {}}, out / "last.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this run"):
+        training.pretrain([mel_store], out, config, resume=True, progress=False)
