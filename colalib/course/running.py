@@ -108,7 +108,7 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
 
 
 def own_kernel():
-    """Return a manager of kernels that run this very interpreter, whatever kernel is installed as `python3`."""
+    """Return a manager of kernels that run this interpreter, whatever kernel is installed as `python3`."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec

@@ -59,8 +59,8 @@ def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
 
     Reads what libsndfile and FFmpeg read. Resamples by soxr HQ, librosa's default. Raises `Unusable` if the
     file is missing, not audio, cut short, shorter than 0.1 s, silent (peak under -80 dBFS), or has NaN or
-    infinite samples. Raises `OSError` if the machine is at fault: no permission, too many open files, a broken
-    disk.
+    infinite samples. Raises `OSError` if the machine is at fault: no permission, too many open files, a
+    broken disk.
     """
     return np.concatenate(list(stream(path, sample_rate)))
 

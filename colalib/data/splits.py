@@ -49,6 +49,23 @@ def split_form(splits: pd.Series | np.ndarray, where: str = "the table") -> str:
     return "folds"
 
 
+def describe_split(assignment: pd.Series) -> str:
+    """Return in one line how the clips are divided: "split: train 14, test 6" or "5 folds: a 80, b 80, …"."""
+    counts = assignment.value_counts()
+    named = split_form(assignment) == "named"
+    names = [name for name in NAMED_SPLITS if name in counts] if named else sorted(counts.index)
+    parts = [f"{name} {counts[name]}" for name in names[:10]] + ["…"] * (len(names) > 10)
+    return f"{'split' if named else f'{len(names)} folds'}: {', '.join(parts)}"
+
+
+def count_leaks(duplicates: pd.DataFrame) -> int:
+    """Return how many of the clips that equal another one have such a twin in another split."""
+    if duplicates.empty:
+        return 0
+    splits = duplicates.groupby("same_as")["split"].transform("nunique")
+    return int((splits > 1).sum())
+
+
 def split_by_group(
     labels: pd.Series, groups: pd.Series, seed: int = 0, shares=SHARES, names=NAMED_SPLITS
 ) -> np.ndarray:
