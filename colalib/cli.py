@@ -157,6 +157,7 @@ def prepare_options(parser: ArgumentParser) -> None:
 
 def prepare(args) -> None:
     from colalib.data import corpora
+    from colalib.data.splits import count_leaks, describe_split
     from colalib.data.store import backend, build
 
     size = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
@@ -165,6 +166,12 @@ def prepare(args) -> None:
         store = build(corpus, args.out, jobs=args.jobs)
     hours = store.mel.seconds(store.clips["frames"].sum()) / 3600
     print(f"{store.path}: {len(store)} clips, {hours:.2f} h of log-mel frames")
+    print(describe_split(store.clips["split"]))
+    if leaks := count_leaks(store.duplicates):
+        print(
+            f"note: {leaks} clips sound exactly like clips of another split, listed in "
+            f"{store.path / 'duplicates.csv'}: what a model gets right there is memory"
+        )
     left_out = store.quarantine
     if len(left_out):
         path, reason = left_out.iloc[0][["path", "reason"]]

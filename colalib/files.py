@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+import time
+import uuid
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from colalib.errors import UserError
 
@@ -53,7 +56,8 @@ def atomic(path: Path, mode: str = "wb"):
     fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # a name of its own for each writer: threads, processes and machines may write the same file
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.part")
     # text: the same bytes on every system
     encoding = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
@@ -61,18 +65,52 @@ def atomic(path: Path, mode: str = "wb"):
             yield file
             file.flush()
             os.fsync(file.fileno())  # on the disk before it is renamed
-        os.replace(part, path)
+        _replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _replace(part: Path, path: Path) -> None:
+    """Move a file to its place, so that the move too outlives a power cut."""
+    for wait in (0.1, 0.3, 1.0, 3.0, 0.0):
+        try:
+            os.replace(part, path)
+            break
+        except PermissionError:  # on Windows, while another program has the file open
+            if os.name != "nt" or not wait:
+                raise
+            time.sleep(wait)
+    if os.name != "nt":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not every file system can
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove the parts that killed writers of these files left in `folder`; no other file is touched."""
+    for name in names:
+        for part in folder.glob(f".{name}.*.part"):
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(folder: Path):
-    """Lock `folder`, which need not exist yet: other processes that want it wait."""
+    """Lock `folder`, which need not exist yet: other processes and threads that want it wait, and say so."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process that uses {folder}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_main_process() -> bool:
@@ -103,7 +141,7 @@ def read_json(path: Path, what: str) -> dict:
         return content
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent} is not {what}: it has no {path.name}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}): create it again") from None
 
 

@@ -280,6 +280,9 @@ class Slow(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         begin = int(self.headers["Range"][6:-1]) if self.headers.get("Range") else 0
         self.send_response(206 if begin else 200)
+        if begin:
+            size = len(self.content)
+            self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
         self.send_header("Content-Length", str(len(self.content) - begin))
         self.end_headers()
         try:
@@ -413,13 +416,15 @@ def test_a_full_disk_during_training(mel_store, tmp_path):
 
 
 def test_a_full_disk_while_fetching(tmp_path, monkeypatch, capsys):
-    """The disk says that it has room, and then has not."""
-    (tmp_path / "data").mkdir()
+    """The disk says that it has room, and then has not: what has come is kept."""
+    part = tmp_path / "data" / ".made.fetching" / "part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"12345")
 
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "data"))
 
-    monkeypatch.setattr(download.ResumingDownloader, "receive", no_room)
+    monkeypatch.setattr(download.Download, "connect", no_room)
     archive = download.Archive("http://127.0.0.1:9/made.zip", "sha256:" + "0" * 64, "made", 10, 10)
     monkeypatch.setitem(download.ARCHIVES, "fsdd", archive)
     code, _, error = call(capsys, "fetch", "fsdd", "--licence", "", "--data", tmp_path / "data")
@@ -427,6 +432,7 @@ def test_a_full_disk_while_fetching(tmp_path, monkeypatch, capsys):
     assert len(messages(error)) == 1
     assert "No space left on device" in error
     assert not (tmp_path / "data" / "made").exists()
+    assert part.read_bytes() == b"12345"
 
 
 @pytest.mark.slow

@@ -83,8 +83,8 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
     bar = tqdm(total=code, desc=notebook.stem, unit="cell")
     client = NotebookClient(
         content,
+        km=own_kernel(),
         timeout=None,
-        kernel_name="python3",
         store_widget_state=False,  # it would be shown instead of the picture that stands in, and empty
         resources={"metadata": {"path": str(notebook.parent)}},
         on_cell_executed=lambda **_: bar.update(),
@@ -105,6 +105,17 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
     if publish:
         nbformat.write(stripped(content), notebook)
     return True
+
+
+def own_kernel():
+    """Return a manager of kernels that run this interpreter, whatever kernel is installed as `python3`."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    manager._kernel_spec = KernelSpec(**get_kernel_dict())
+    return manager
 
 
 def stripped(content):

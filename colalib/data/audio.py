@@ -5,7 +5,6 @@ Paths come from `corpora`, frames go to `store`. This module knows neither corpo
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,18 +13,15 @@ from pathlib import Path
 import librosa
 import numpy as np
 import scipy.fft
-import soundfile
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 
+from colalib.data.decoding import Unusable, check_rate, decode
+
 MIN_SECONDS = 0.1  # a shorter clip is not usable
 MIN_PEAK_DB = -80.0  # dBFS; a clip with a lower peak counts as silent
 MAX_PEAK = 1e6  # times full scale; larger samples are not sound
-MIN_RATE = 1000  # Hz; other sample rates come from damaged headers
-MAX_RATE = 1_000_000  # Hz
-SYSTEM_ERRNOS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # not the fault of the file
-BLOCK_SECONDS = 30  # decoded at a time: ten hours need no more memory than a minute
 BLOCK_FRAMES = 2000  # computed at a time: the complex spectrum of an hour would take gigabytes
 
 
@@ -55,20 +51,16 @@ class MelConfig:
         return frames * self.hop / self.sample_rate
 
 
-class Unusable(Exception):
-    """A clip that cannot be used. The message is the reason, as quarantine.csv shows it."""
-
-
-# ----------------------------------------------------------------------------------------- decoding
+# ---------------------------------------------------------------------------------------- waveforms
 
 
 def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
     """Decode a file, mix it to mono and resample it; return float32 [samples] in [-1, 1].
 
-    Reads what libsndfile reads. Resamples by soxr HQ, librosa's default. Raises `Unusable` if the
-    file is missing, not audio, cut short, shorter than 0.1 s, silent (peak under -80 dBFS), or has
-    NaN or infinite samples. Raises `OSError` if the machine is at fault: too many open files, no
-    memory, a broken disk.
+    Reads what libsndfile and FFmpeg read. Resamples by soxr HQ, librosa's default. Raises `Unusable` if the
+    file is missing, not audio, cut short, shorter than 0.1 s, silent (peak under -80 dBFS), or has NaN or
+    infinite samples. Raises `OSError` if the machine is at fault: no permission, too many open files, a
+    broken disk.
     """
     return np.concatenate(list(stream(path, sample_rate)))
 
@@ -78,44 +70,17 @@ def stream(path: Path | str, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
 
     Raises as `load_audio` does. A fault of the whole file, such as silence, is raised at its end.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            raise Unusable("empty file")
-        with soundfile.SoundFile(path) as file:
-            yield from _decode(file, sample_rate)
-    except FileNotFoundError:
-        raise Unusable("file not found") from None
-    except (OSError, soundfile.LibsndfileError) as error:
-        if getattr(error, "errno", None) in SYSTEM_ERRNOS:
-            raise
-        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-        if "File does not exist" in reason:  # what libsndfile says of an .mp3 without any MPEG frame
-            reason = "not audio"
-        raise Unusable(f"unreadable: {reason.strip().rstrip('.')}") from None
-
-
-def _decode(file: soundfile.SoundFile, sample_rate: int) -> Iterator[np.ndarray]:
-    """Yield the blocks of an open file, and check it (see `stream`)."""
-    rate = file.samplerate
-    _check_rate(rate)
+    rate, blocks = decode(Path(path))
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-    samples = 0
-    peak = 0.0
-    last = False
-    while not last:
-        block = file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)  # [samples, channels]
+    samples, level = 0, Level()
+    for block in blocks:
         samples += len(block)
-        last = len(block) < BLOCK_SECONDS * rate
-        wave = to_mono(block)
-        if resampler:
-            wave = resampler.resample_chunk(wave, last=last)
-        peak = max(peak, _peak(wave))
-        yield wave
-    # the length in an MP3's header is off by up to a quarter of a second, so some may be missing
-    if samples < 0.9 * file.frames and file.frames - samples > rate:
-        raise Unusable(f"truncated: {samples / rate:.1f} of {file.frames / rate:.1f} s could be decoded")
-    _check_sound(samples / rate, peak)
+        mono = to_mono(block)
+        level.add(block, mono)
+        yield resampler.resample_chunk(mono) if resampler else mono
+    if resampler:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)  # what the filter still holds
+    level.check(samples / rate)
 
 
 def from_array(samples: np.ndarray, sample_rate: int, target_rate: int = 16_000) -> np.ndarray:
@@ -128,35 +93,45 @@ def from_array(samples: np.ndarray, sample_rate: int, target_rate: int = 16_000)
         raise Unusable(f"shape {list(samples.shape)}: give [samples] or [samples, channels]")
     if not np.issubdtype(samples.dtype, np.floating):
         raise Unusable(f"{samples.dtype} samples: give floats in [-1, 1] (divide int16 by 32768)")
-    _check_rate(sample_rate)
-    wave = to_mono(samples.astype(np.float32).reshape(len(samples), -1))
-    _check_sound(len(wave) / sample_rate, _peak(wave))
+    check_rate(sample_rate)
+    samples = samples.astype(np.float32).reshape(len(samples), -1)  # [n, channels]
+    wave = to_mono(samples)
+    level = Level()
+    level.add(samples, wave)
+    level.check(len(samples) / sample_rate)
     return soxr.resample(wave, sample_rate, target_rate) if sample_rate != target_rate else wave
 
 
-def _check_rate(rate: int) -> None:
-    """Raise `Unusable` for a sample rate (Hz) at which a second would become hours, or nothing."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise Unusable(f"sample rate of {rate} Hz")
+class Level:
+    """The level of a clip, collected block by block, to tell whether it is sound at all."""
 
+    def __init__(self):
+        self.low, self.high = np.inf, -np.inf  # of the mono mix
+        self.loudest = 0.0  # of any channel
 
-def _peak(wave: np.ndarray) -> float:
-    """Return the largest magnitude of samples [n]. Raises `Unusable` for samples that are not sound."""
-    if not np.isfinite(wave).all():
-        raise Unusable("samples that are not finite numbers")
-    peak = np.abs(wave).max(initial=0.0)
-    if peak > MAX_PEAK:
-        raise Unusable(f"samples up to {peak:.0e}, where 1 is full scale")
-    return peak
+    def add(self, block: np.ndarray, mono: np.ndarray) -> None:
+        """Add samples [n, channels] and their mono mix [n]. Raises `Unusable` for what is not sound."""
+        if not np.isfinite(block).all():
+            raise Unusable("samples that are not finite numbers")
+        self.loudest = max(self.loudest, float(np.abs(block).max(initial=0.0)))
+        if self.loudest > MAX_PEAK:
+            raise Unusable(f"samples up to {self.loudest:.0e}, where 1 is full scale")
+        self.low = min(self.low, float(mono.min(initial=np.inf)))
+        self.high = max(self.high, float(mono.max(initial=-np.inf)))
 
-
-def _check_sound(seconds: float, peak: float) -> None:
-    """Raise `Unusable` for a clip that is too short or silent."""
-    if seconds < MIN_SECONDS:
-        raise Unusable(f"too short: {1000 * seconds:.0f} ms (at least {1000 * MIN_SECONDS:.0f} ms)")
-    if peak < 10 ** (MIN_PEAK_DB / 20):
-        level = f"{20 * np.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
-        raise Unusable(f"silent: peak {level} (at least {MIN_PEAK_DB:.0f} dBFS)")
+    def check(self, seconds: float) -> None:
+        """Raise `Unusable` for a clip that is too short or silent."""
+        if seconds < MIN_SECONDS:
+            raise Unusable(f"too short: {1000 * seconds:.0f} ms (at least {1000 * MIN_SECONDS:.0f} ms)")
+        faintest = 10 ** (MIN_PEAK_DB / 20)
+        peak = max(-self.low, self.high)
+        if self.loudest >= faintest > peak:
+            raise Unusable("silent: its channels cancel each other when they are mixed to mono")
+        if peak < faintest:
+            level = f"{20 * np.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
+            raise Unusable(f"silent: peak {level} (at least {MIN_PEAK_DB:.0f} dBFS)")
+        if self.high - self.low < faintest:
+            raise Unusable("silent: a constant value and nothing else")
 
 
 def to_mono(block: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,30 @@ import pandas as pd
 from colalib.data.splits import RESERVED_COLUMNS, split_by_group, split_form
 from colalib.errors import UserError
 
-AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
+AUDIO = {  # endings of sound files that libsndfile or FFmpeg reads
+    *(
+        ".wav",
+        ".bwf",
+        ".rf64",
+        ".w64",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".mp2",
+        ".aif",
+        ".aiff",
+        ".aifc",
+    ),
+    *(".au", ".snd", ".caf", ".sph", ".voc", ".m4a", ".m4b", ".aac", ".wma", ".webm", ".mka", ".mp4", ".3gp"),
+    *(".wv", ".ape", ".tta", ".mpc", ".amr", ".ac3", ".dsf"),
+}
+SPLIT_WORDS = {  # usual words for the sides of a split
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
 COLUMNS = ("clip_id", "path", "label", "group", "split")
 # corpora that hold the same clips under the same ids
 SUPERSET_OF = {"esc10": "esc50", "fma_small": "fma_large", "fma_medium": "fma_large"}
@@ -36,6 +60,8 @@ class Corpus:
     )
 
     def __post_init__(self):
+        # the name stands in ids, tables and messages: one line of text
+        self.name = UNPRINTABLE.sub("_", self.name)
         self.clips = check(self.clips, self.name)
 
 
@@ -57,6 +83,8 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
             )
         clips[column] = clips[column].str.replace(UNPRINTABLE, " ", regex=True)
 
+    # one way to write a path: a.wav and ./a.wav are the same clip
+    clips["path"] = [posixpath.normpath(path) if path else path for path in clips["path"]]
     # paths stay inside the corpus folder
     for path in clips["path"]:
         if not path or path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
@@ -69,6 +97,9 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
     clips["group"] = clips["group"].where(clips["group"] != "", clips["clip_id"])
     if "split" not in clips or (clips["split"] == "").all():
         clips["split"] = split_by_group(clips["label"], clips["group"])
+    words = clips["split"].str.lower().map(SPLIT_WORDS)
+    if words.notna().all():
+        clips["split"] = words
 
     # ids are unique, and a group is in one split
     if (twice := clips["clip_id"].duplicated()).any():
@@ -87,6 +118,10 @@ def _check_columns(columns: pd.Index, where: str) -> None:
     """Raise `UserError` for column names that no table of clips may have."""
     if columns.duplicated().any():
         raise UserError(f"{where}: column {columns[columns.duplicated()][0]!r} stands twice: remove one")
+    if "path" not in columns and len(columns) == 1 and (separator := re.search("[;\t]", columns[0])):
+        raise UserError(
+            f"{where}: columns are separated by {separator.group()!r}: save the table with commas"
+        )
     if "path" not in columns:
         raise UserError(
             f"{where}: no column 'path' (found: {', '.join(columns)}): add one with the file of each clip"

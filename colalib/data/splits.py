@@ -49,27 +49,53 @@ def split_form(splits: pd.Series | np.ndarray, where: str = "the table") -> str:
     return "folds"
 
 
+def describe_split(assignment: pd.Series) -> str:
+    """Return in one line how the clips are divided: "split: train 14, test 6" or "5 folds: a 80, b 80, …"."""
+    counts = assignment.value_counts()
+    named = split_form(assignment) == "named"
+    names = [name for name in NAMED_SPLITS if name in counts] if named else sorted(counts.index)
+    parts = [f"{name} {counts[name]}" for name in names[:10]] + ["…"] * (len(names) > 10)
+    return f"{'split' if named else f'{len(names)} folds'}: {', '.join(parts)}"
+
+
+def count_leaks(duplicates: pd.DataFrame) -> int:
+    """Return how many of the clips that equal another one have such a twin in another split."""
+    if duplicates.empty:
+        return 0
+    splits = duplicates.groupby("same_as")["split"].transform("nunique")
+    return int((splits > 1).sum())
+
+
 def split_by_group(
     labels: pd.Series, groups: pd.Series, seed: int = 0, shares=SHARES, names=NAMED_SPLITS
 ) -> np.ndarray:
     """Assign whole groups to splits, stratified by label; return one name per clip.
 
     Greedy: the largest group first (in seeded order among equals). Each group joins the split that
-    lacks most of its labels.
+    lacks most of its labels, in whole clips. Where no split lacks a whole clip of them, as with the
+    last clip of a small class, it joins the split that lacks most clips in all.
     """
-    counts = pd.crosstab(groups, labels)  # [groups, labels] clips
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-counts.values[order].sum(axis=1), kind="stable")]
-    target = np.outer(shares, counts.values.sum(axis=0))  # [splits, labels] clips
+    group_of_clip, group_names = pd.factorize(groups, sort=True)
+    label_of_clip, _ = pd.factorize(labels, sort=True)
+    sizes = np.bincount(group_of_clip)
+    order = np.random.default_rng(seed).permutation(len(group_names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    target = np.outer(shares, np.bincount(label_of_clip))  # [splits, labels] clips
+    whole = np.floor(target + 1e-9)  # 0.7 × 10 is a little less than 7
     have = np.zeros_like(target)
-    assignment = np.empty(len(counts), dtype=int)
+    lacking = target.sum(axis=1)  # [splits] clips in all
+    clips_of_group = np.split(np.argsort(group_of_clip, kind="stable"), np.cumsum(sizes)[:-1])
+    assignment = np.empty(len(group_names), dtype=int)
     for g in order:
-        row = counts.values[g]
+        of, clips = np.unique(label_of_clip[clips_of_group[g]], return_counts=True)  # labels of this group
         # how much of what each split lacks this group would fill
-        gain = (row * (target - have) / target).sum(axis=1)
+        gain = (clips * np.maximum(whole[:, of] - have[:, of], 0) / target[:, of]).sum(axis=1)  # [splits]
+        if gain.max() < 1e-9:
+            gain = lacking
         assignment[g] = int(np.argmax(gain))
-        have[assignment[g]] += row
-    return np.asarray(names, dtype=object)[pd.Series(assignment, index=counts.index)[groups].values]
+        have[assignment[g], of] += clips
+        lacking[assignment[g]] -= clips.sum()
+    return np.asarray(names, dtype=object)[assignment[group_of_clip]]
 
 
 def evaluation_splits(

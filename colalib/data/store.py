@@ -7,6 +7,7 @@
     frames-00000.npy  a shard: float16 [frames, n_mels] of consecutive clips
     rows-00000.csv    which clips a shard holds; only while the store is not complete
     quarantine.csv    path and reason of every clip that is not in the store
+    duplicates.csv    clips whose frames are equal to another clip's
     clips.csv         one row per clip: shard, start, frames, and the corpus' columns;
                       written last, it marks a complete store
 """
@@ -14,13 +15,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import math
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,11 +36,13 @@ from tqdm.auto import tqdm
 from colalib.data import audio
 from colalib.data.audio import MelConfig
 from colalib.data.corpus import SUPERSET_OF, Corpus
+from colalib.data.tables import read_table, write_table
 from colalib.errors import UserError
-from colalib.files import atomic, fingerprint, locked, read_json, write_json
+from colalib.files import atomic, fingerprint, locked, read_json, remove_leftovers, write_json
 
 FORMAT = 1  # of the files in a store
 PACKAGES = ("librosa", "numpy", "soundfile", "soxr")  # whose versions a store notes
+NOT_FOUND = "file not found"  # the reason that may change by itself
 NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the other columns are text
 
 # --------------------------------------------------------------------------- the form of the shards
@@ -89,34 +93,71 @@ def build(
         raise UserError(f"{corpus.root}: no clips there that belong to {corpus.name}")
     if jobs == 0:
         raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
-    _write_or_check_config(corpus, out, config)
+    content = _config(corpus, config)
+    if _is_complete(out) and not _found_again(corpus, out):
+        _check_config(out, content)
+        return MelStore(out)  # needs neither a lock nor the right to write
     with locked(out):
+        _enter(out, content)
+        if _found_again(corpus, out):  # the store is filled anew, with the files that were missing
+            (out / "clips.csv").unlink()
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)
-        for leftover in [*out.glob("rows-*.csv"), *out.glob(".*.part")]:
-            leftover.unlink(missing_ok=True)
+        _remove_rows(out)
     return MelStore(out)
 
 
-def _write_or_check_config(corpus: Corpus, out: Path, config: MelConfig) -> None:
-    """Write config.json of a new store; check that an old one was made in the same way."""
-    content = {
+def _config(corpus: Corpus, config: MelConfig) -> dict:
+    """Return what a store is made from, as config.json tells it."""
+    return {
         "store format": FORMAT,
         "corpus": corpus.name,
         "table of clips": fingerprint(corpus.clips.to_csv(index=False).splitlines()),
         "mel": dataclasses.asdict(config),
     }
+
+
+def _is_complete(out: Path) -> bool:
+    return (out / "config.json").exists() and (out / "clips.csv").exists()
+
+
+def _found_again(corpus: Corpus, out: Path) -> bool:
+    """Return whether a complete store lists files as not found that are there now."""
+    if not _is_complete(out) or not (out / "quarantine.csv").exists():
+        return False
+    quarantine = read_table(out / "quarantine.csv")
+    missing = quarantine["path"][quarantine["reason"] == NOT_FOUND]
+    return any((corpus.root / path).exists() for path in missing)
+
+
+def _check_config(out: Path, content: dict) -> None:
+    """Raise `UserError` if the store was made from something else than `content` tells."""
+    existing = read_json(out / "config.json", "a store")
+    for key, value in content.items():
+        if existing.get(key) != value:
+            raise UserError(f"{out} was made with another {key}: choose another --out")
+
+
+def _enter(out: Path, content: dict) -> None:
+    """Write config.json of a new store; of an old one, check that it was made from the same."""
     if (out / "config.json").exists():
-        existing = read_json(out / "config.json", "a store")
-        for key, value in content.items():
-            if existing.get(key) != value:
-                raise UserError(f"{out} was made with another {key}: choose another --out, or delete it")
+        _check_config(out, content)
+        remove_leftovers(
+            out, "config.json", "frames-*", "rows-*", "quarantine.csv", "clips.csv", "duplicates.csv"
+        )
         return
-    # .*.part: all that a killed process may leave before config.json
-    if out.exists() and not set(out.iterdir()) <= set(out.glob(".*.part")):
+    # a killed process may have left a part of config.json and nothing else
+    if out.exists() and not set(out.iterdir()) <= set(out.glob(".config.json.*.part")):
         raise UserError(f"{out} is not a store and not empty: choose another --out")
-    content["versions"] = {package: importlib.metadata.version(package) for package in PACKAGES}
-    write_json(out / "config.json", content)
+    remove_leftovers(out, "config.json")
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    write_json(out / "config.json", content | {"versions": versions})
+
+
+def _remove_rows(out: Path) -> None:
+    """Remove the rows of a store that is complete, or has to be filled anew."""
+    for rows in out.glob("rows-[0-9][0-9][0-9][0-9][0-9].csv"):
+        rows.unlink(missing_ok=True)
 
 
 def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: bool) -> None:
@@ -153,21 +194,37 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
 
 
 def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
-    """Write quarantine.csv and clips.csv, from one row per clip: shard, start, frames and reason."""
+    """Write quarantine.csv, duplicates.csv and clips.csv, from one row per clip (see `_write_shard`)."""
+    # what is missing may come back: a drive that is mounted again
+    missing = (rows["reason"] == NOT_FOUND).sum()
+    if missing > len(rows) / 2:
+        _remove_rows(out)
+        raise UserError(
+            f"{corpus.root}: {missing} of {len(rows)} files were not found (is the drive there?): "
+            "correct that and run the command again"
+        )
     usable = (rows["reason"] == "").values
     quarantine = pd.DataFrame({"path": corpus.clips["path"], "reason": rows["reason"]})[~usable]
     quarantine = pd.concat([quarantine, corpus.excluded], ignore_index=True)
-    with atomic(out / "quarantine.csv", "w") as file:
-        quarantine.to_csv(file, index=False)
+    write_table(out / "quarantine.csv", quarantine)
     if not usable.any():
+        _remove_rows(out)
         first = ": ".join(quarantine.iloc[0])
         raise UserError(
             f"{corpus.root}: none of {len(rows)} clips is usable (first: {first}); "
             f"all reasons are in {out / 'quarantine.csv'}"
         )
-    clips = pd.concat([rows[NUMBERS], corpus.clips], axis=1)[usable]
+    write_table(out / "duplicates.csv", _duplicates(corpus.clips[usable], rows["hash"][usable]))
+    clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
     with atomic(out / "clips.csv", "w") as file:
         clips.to_csv(file, index=False)
+
+
+def _duplicates(clips: pd.DataFrame, hashes: pd.Series) -> pd.DataFrame:
+    """Return the clips whose frames are equal to another's: clip_id, split, group, and the first one's id."""
+    first = clips["clip_id"].groupby(hashes).transform("first")
+    several = hashes.duplicated(keep=False) & (hashes != "")
+    return clips[["clip_id", "split", "group"]].assign(same_as=first)[several]
 
 
 def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) -> int:
@@ -179,21 +236,23 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) ->
         for path in paths:
             position = file.tell()
             frames = 0
+            digest = hashlib.blake2b(digest_size=8)
             try:
                 for block in _stored_frames(path, config):
                     file.write(block.tobytes())
+                    digest.update(block.tobytes())
                     frames += len(block)
-                rows.append((shard, start, frames, ""))
+                rows.append((shard, start, frames, "", digest.hexdigest()))
                 start += frames
             except audio.Unusable as error:
                 # take back what was written before the fault showed
                 file.seek(position)
                 file.truncate()
-                rows.append((shard, 0, 0, str(error)))
+                rows.append((shard, 0, 0, str(error), ""))
         file.seek(0)
         write_shard_header(file, start, config.n_mels)
     with atomic(_rows_path(out, shard), "w") as file:
-        pd.DataFrame(rows, columns=[*NUMBERS, "reason"]).to_csv(file, index=False)
+        pd.DataFrame(rows, columns=["shard", "start", "frames", "reason", "hash"]).to_csv(file, index=False)
     return len(paths)
 
 
@@ -204,7 +263,8 @@ def _rows_path(out: Path, shard: int) -> Path:
 def _read_rows(out: Path, shard: int) -> pd.DataFrame:
     """Return the rows of a shard's clips; no rows if their file is missing or damaged."""
     try:
-        return pd.read_csv(_rows_path(out, shard), keep_default_na=False, dtype={"reason": str})
+        rows = pd.read_csv(_rows_path(out, shard), keep_default_na=False, dtype={"reason": str, "hash": str})
+        return rows if "hash" in rows else rows.assign(hash="")  # written by an earlier version
     except (FileNotFoundError, ValueError):  # pandas' own errors are ValueErrors
         return pd.DataFrame()
 
@@ -297,7 +357,8 @@ class MelStore:
     """A complete store.
 
     `clips` is its table: shard, start and frames are numbers, the corpus' columns are text. `mel`
-    is its MelConfig, `name` its corpus, `quarantine` the table of what was left out. `ids` [n] are
+    is its MelConfig, `name` its corpus, `quarantine` the table of what was left out, `duplicates` the
+    table of clips that equal another. `ids` [n] are
     the clips' names that are unique across stores. Raises `UserError` if the folder is no complete
     store.
     """
@@ -313,15 +374,17 @@ class MelStore:
             self.name: str = config["corpus"]
             self.mel = MelConfig(**config["mel"])
             self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
-            self.quarantine = self._read_table("quarantine.csv")
+            self.quarantine = read_table(self.path / "quarantine.csv")
+            duplicates = self.path / "duplicates.csv"  # stores of an earlier version have none
+            self.duplicates = read_table(duplicates) if duplicates.exists() else pd.DataFrame()
             self.id_prefix = SUPERSET_OF.get(self.name, self.name)
             self.ids = np.array([f"{self.id_prefix}/{clip}" for clip in self.clips["clip_id"]])
             self._where = self.clips[NUMBERS].values
             self.clips.iloc[0]  # raises IndexError if there is no clip
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
             what = f"{type(error).__name__} {error}".splitlines()[0]
-            raise UserError(f"{self.path}: damaged ({what}): delete it and prepare it again") from None
-        self._shard = lru_cache(maxsize=None)(self._open_shard)
+            raise UserError(f"{self.path}: damaged ({what}): prepare it again, to another folder") from None
+        self._shard = lru_cache(maxsize=most_open_files() // 4)(self._open_shard)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -333,11 +396,14 @@ class MelStore:
         path = shard_path(self.path, shard)
         try:
             # a plain view of the map: slices faster than np.memmap
-            return np.asarray(np.load(path, mmap_mode="r"))
-        except (OSError, ValueError) as error:
+            frames = np.asarray(np.load(path, mmap_mode="r"))
+        except (FileNotFoundError, ValueError) as error:
             raise UserError(
-                f"{path}: damaged or missing ({error}): delete {self.path} and prepare it again"
+                f"{path}: damaged or missing ({error}): prepare it again, to another folder"
             ) from None
+        if frames.ndim != 2 or frames.shape[1] != self.mel.n_mels or frames.dtype != np.float16:
+            raise UserError(f"{path}: frames of another form: prepare it again, to another folder")
+        return frames
 
     def frames(self, clip: int) -> np.ndarray:
         """Return the log-mel frames of clip number `clip`, float16 [frames, n_mels].
@@ -348,8 +414,31 @@ class MelStore:
         frames = self._shard(int(shard))[start : start + length]
         if len(frames) < length:
             path = shard_path(self.path, shard)
-            raise UserError(f"{path}: too short: delete {self.path} and prepare it again")
+            raise UserError(f"{path}: too short: prepare it again, to another folder")
         return frames
+
+
+@lru_cache(maxsize=1)
+def most_open_files() -> int:
+    """Return how many files this process may have open; the soft limit is raised first, where it may be."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 8192
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    if 0 <= soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 8192)
+
+
+def is_store(path: Path | str) -> bool:
+    """Return whether a folder is a store, complete or not: it has the config.json of one."""
+    try:
+        return "store format" in read_json(Path(path) / "config.json", "a store")
+    except UserError:
+        return False
 
 
 def open_store(store: MelStore | Path | str) -> MelStore:

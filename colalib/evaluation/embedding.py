@@ -6,6 +6,7 @@ Files are decoded by several processes, and their log-mel frames are embedded as
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 from colalib.data import audio, corpora
 from colalib.data.audio import MelConfig
 from colalib.data.corpus import AUDIO, Corpus
-from colalib.data.store import MelStore, log_mel_of_file, to_stored, worker_errors
+from colalib.data.store import MelStore, is_store, log_mel_of_file, to_stored, worker_errors
 from colalib.errors import UserError
 from colalib.evaluation.features import EncoderSource, MelStatsSource, feature_source
 from colalib.files import atomic
@@ -62,7 +63,7 @@ def embed(
     Raises `UserError` if there is no such folder or encoder, or no usable clip.
     """
     features = feature_source(encoder, arch, seed, accelerator, progress)
-    if isinstance(source, str | Path) and (Path(source) / "clips.csv").exists():
+    if isinstance(source, str | Path) and is_store(source):
         store = MelStore(source)
         table = store.clips.drop(columns=["shard", "start", "frames"])
         return Embedded(features.of_store(store), table, store.quarantine)
@@ -101,7 +102,9 @@ def log_mel_of_array(samples: np.ndarray, sample_rate: int, mel: MelConfig) -> n
 def corpus_of(source: str | Path | list[str | Path]) -> Corpus:
     """Return the corpus of a folder, a file or a list of files. Raises `UserError`."""
     one = isinstance(source, str | Path)
-    if one and not (Path(source).is_file() or Path(source).suffix.lower() in AUDIO):
+    if one and (
+        Path(source).is_dir() or (Path(source).suffix.lower() not in AUDIO and not Path(source).exists())
+    ):
         return corpora.load(source)
     files = [Path(os.path.abspath(file)) for file in ([source] if one else source)]
     if not files:
@@ -187,6 +190,7 @@ def embed_to_file(
     with atomic(Path(out)) as file, zipfile.ZipFile(file, "w") as archive:
         # np.savez would take a column named `file` for its own argument
         for name, values in {"embedding": embedded.vectors, **columns}.items():
+            name = re.sub(r"[^\w .-]", "_", name).lstrip(".")  # a column is not a path
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, values, allow_pickle=False)
     return embedded

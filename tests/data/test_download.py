@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from colalib.data import corpora, store
-from colalib.data.corpora import download
+from colalib.data.corpora import download, unpacking
 from colalib.errors import UserError
 
 
@@ -45,6 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         cut = self.server.cuts.pop(0) if self.server.cuts else None
@@ -231,24 +233,135 @@ def test_a_later_call_goes_on(server, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-@pytest.mark.parametrize("more", [b"", b"more"], ids=["whole", "too long"])
-def test_a_part_that_needs_no_more_bytes(server, monkeypatch, tmp_path, ranges, more):
-    """As a process leaves it that is killed just before the checksum, or if the file has changed."""
+def test_a_part_that_needs_no_more_bytes(server, monkeypatch, tmp_path, ranges):
+    """As a process leaves it that is killed just before the checksum."""
     archive = serve(server, monkeypatch, "fsdd", content := fsdd())
     (tmp_path / ".fsdd.fetching").mkdir()
-    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content + more)
+    (tmp_path / ".fsdd.fetching" / "part").write_bytes(content)
     server.ranges = ranges
+    assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
+
+
+def test_what_cannot_be_unpacked_is_not_fetched_again(server, monkeypatch, tmp_path):
+    archive = serve(server, monkeypatch, "fsdd", fsdd())
+    with monkeypatch.context() as full:
+        full.setattr(download.os, "replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space"):
+            download.fetch(archive, tmp_path, progress=False)
+    server.files.clear()  # the server is gone
+    (tmp_path / ".fsdd.fetching" / "part").rename(tmp_path / ".fsdd.fetching" / "fsdd.packed")
+    assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
+
+
+def answer(status, content=b"", length=True, **headers):
+    """Return an answer of a server: status, headers and bytes."""
+    if length:
+        headers["Content-Length"] = str(len(content))
+    return status, headers, content
+
+
+KEPT = 100_000  # bytes that are there when the server begins to misbehave
+MISBEHAVIOURS = {
+    "login page": lambda c: answer(200, b"<html>log in</html>"),
+    "login page without a length": lambda c: answer(200, b"<html>log in</html>", length=False),
+    "no content": lambda c: answer(204),
+    "whole file, cut off": lambda c: (200, {"Content-Length": str(len(c))}, c[: KEPT // 2]),
+    "whole file without a length, cut off": lambda c: answer(200, c[: KEPT // 2], length=False),
+    "another offset": lambda c: answer(206, c, **{"Content-Range": f"bytes 0-{len(c) - 1}/{len(c)}"}),
+    "part without a range": lambda c: answer(206, c[KEPT:]),
+    "part with a nonsense range": lambda c: answer(206, c[KEPT:], **{"Content-Range": "bytes x-y/z"}),
+    "part of a far longer file": lambda c: answer(
+        206, b"x" * 10, **{"Content-Range": f"bytes {KEPT}-{KEPT + 9}/{10**12}"}
+    ),
+    "nothing behind, shorter file": lambda c: answer(416, **{"Content-Range": "bytes */1000"}),
+    "redirect to nowhere": lambda c: answer(302, Location="http://"),
+    "redirect to nonsense": lambda c: answer(302, Location="http://[::bad"),
+    "redirect in a circle": lambda c: answer(302, Location="/fsdd.packed"),
+    "server error": lambda c: answer(500, b"sorry"),
+    "too busy": lambda c: answer(429, b"later"),
+    "not found": lambda c: answer(404, b"gone"),
+    "forbidden": lambda c: answer(403, b"no"),
+    "multiple choices": lambda c: answer(300, b"choose"),
+    "no answer": lambda c: None,
+    "not HTTP": lambda c: b"220 smtp ready\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOURS)
+def test_a_bad_answer_takes_nothing_of_what_is_kept(server, monkeypatch, tmp_path, kind):
+    """And when the server behaves again, the next call goes on where the download stopped."""
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+    part = tmp_path / ".fsdd.fetching" / "part"
+    part.parent.mkdir()
+    part.write_bytes(content[:KEPT])
+
+    def misbehave(handler):
+        bad = MISBEHAVIOURS[kind](content)
+        if bad is None:
+            handler.close_connection = True
+        elif isinstance(bad, bytes):
+            handler.wfile.write(bad)
+        else:
+            status, headers, body = bad
+            handler.send_response_only(status)
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(body)
+
+    with monkeypatch.context() as bad:
+        bad.setattr(Handler, "do_GET", misbehave)
+        with pytest.raises(UserError) as error:
+            download.fetch(archive, tmp_path, progress=False)
+    assert "\n" not in str(error.value)
+    assert part.read_bytes()[:KEPT] == content[:KEPT]
+    server.requested.clear()
+    download.fetch(archive, tmp_path, progress=False)
+    assert server.requested[0] == f"bytes={KEPT}-"
+
+
+def test_nothing_behind_without_a_range_is_decided_by_the_checksum(server, monkeypatch, tmp_path):
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+    part = tmp_path / ".fsdd.fetching" / "part"
+    part.parent.mkdir()
+    part.write_bytes(content[:KEPT])
+
+    def no_range(handler):
+        handler.send_response(416)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with monkeypatch.context() as bad:
+        bad.setattr(Handler, "do_GET", no_range)
+        with pytest.raises(UserError, match="what came has the sha256"):
+            download.fetch(archive, tmp_path, progress=False)
+    assert part.with_name("wrong").read_bytes() == content[:KEPT], "kept aside"
+
+
+def test_a_file_of_unknown_length_is_whole_when_nothing_lies_behind(server, monkeypatch, tmp_path):
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+    usual = Handler.do_GET
+
+    def no_length(handler):
+        if handler.headers.get("Range"):
+            usual(handler)
+            return
+        handler.send_response_only(200)
+        handler.end_headers()
+        handler.wfile.write(content[:KEPT])
+
+    monkeypatch.setattr(Handler, "do_GET", no_length)
     assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
 
 
 def test_refusals_leave_nothing(server, monkeypatch, tmp_path):
     archive = serve(server, monkeypatch, "fsdd", content := fsdd())
     for wrong, message in (
-        (replace(archive, checksum="sha256:" + "0" * 64), "not what its checksum says"),
+        (replace(archive, checksum="sha256:" + "0" * 64), "what came has the sha256"),
         (replace(archive, url=archive.url + "x"), "the server says 404"),
         (replace(archive, url="http://127.0.0.1:9/fsdd.packed"), "no connection"),
         (replace(archive, packed=10**18), "make room"),
-        (replace(archive, packed=len(content) // 3), "not what its checksum says"),
+        (replace(archive, packed=len(content) // 3), "far more than"),
         (replace(archive, unpacked=20_000), "unpacks to more than"),
         (replace(archive, inside="elsewhere"), "no files in it below elsewhere"),
     ):
@@ -280,6 +393,34 @@ def zip_with_link():
     return out.getvalue()
 
 
+def damaged_xz():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as archive:
+        member = tarfile.TarInfo("top/a.wav")
+        member.size = 200_000
+        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(200_000)))
+    content = bytearray(out.getvalue())
+    content[50_000:50_100] = bytes(100)
+    return bytes(content)
+
+
+def null_in_a_name():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("top/a.wav")
+        member.size, member.pax_headers = 1, {"path": "top/a\0b.wav"}
+        archive.addfile(member, io.BytesIO(b"x"))
+    return out.getvalue()
+
+
+def huge_header():
+    """Return a tar that begins with an extended header of 3 GB."""
+    member = tarfile.TarInfo("x")
+    member.type = tarfile.XHDTYPE
+    member.size = 3_000_000_000
+    return member.tobuf() + bytes(10_000)
+
+
 BAD = {
     "outside.zip": (lambda: zip_of({"../evil.wav": b"x"}), "outside its folder"),
     "outside.tar.gz": (lambda: tar_of({"top/../../evil.wav": b"x"}), "outside its folder"),
@@ -294,6 +435,10 @@ BAD = {
     "cut.zip": (lambda: zip_of({"top/a.wav": wav()})[:-30], "cannot be unpacked"),
     "cut.tar.gz": (lambda: tar_of({"top/a.wav": wav(5)})[:9000], "cannot be unpacked"),
     "noise.zip": (lambda: bytes(range(256)) * 40, "cannot be unpacked"),
+    "twice.zip": (lambda: zip_of({"top/a.wav": b"x", "top/A.wav": b"y"}), "two members are named"),
+    "lzma.tar.xz": (lambda: damaged_xz(), "cannot be unpacked"),
+    "header.tar": (lambda: huge_header(), "a header of"),
+    "null.tar": (lambda: null_in_a_name(), "cannot be unpacked"),
     "empty.zip": (lambda: zip_of({}), "no files in it"),
 }
 
@@ -303,7 +448,7 @@ def test_bad_archives_are_refused_and_leave_nothing(tmp_path, name):
     content, message = BAD[name]
     (tmp_path / name).write_bytes(content())
     with pytest.raises(UserError, match=message):
-        download.unpack(tmp_path / name, tmp_path / "in" / "target", limit=10_000_000, progress=False)
+        unpacking.unpack(tmp_path / name, tmp_path / "in" / "target", limit=10_000_000, progress=False)
     assert {p.name for p in tmp_path.iterdir()} == {name}
 
 
@@ -312,7 +457,7 @@ def test_a_zip_with_changed_bytes_is_refused(tmp_path):
     content[2000:2100] = bytes(100)
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(UserError, match="cannot be unpacked"):
-        download.unpack(tmp_path / "a.zip", tmp_path / "target", progress=False)
+        unpacking.unpack(tmp_path / "a.zip", tmp_path / "target", progress=False)
     assert not (tmp_path / "target").exists()
 
 

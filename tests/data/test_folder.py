@@ -1,5 +1,7 @@
 """Any folder as a corpus: its three forms, and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -70,7 +72,7 @@ GOOD = "path,label,group,split\na.wav,x,1,train\nb.wav,y,2,valid\nc.wav,x,3,test
     [
         (GOOD.replace("path", "file"), "no column 'path'"),
         (GOOD.replace("group", "label"), "column 'label' stands twice"),
-        (GOOD.replace("valid", "dev"), "unknown split 'dev'"),
+        (GOOD.replace("valid", "extra"), "unknown split 'extra'"),
         (GOOD.replace("train", "0").replace("valid", "0").replace("test", "0"), "unknown split '0'"),
         (GOOD.replace("valid", "1"), "unknown split '1'"),
         (GOOD.replace("train", ""), "unknown split ''"),
@@ -105,3 +107,49 @@ def test_names_that_would_break_a_table_are_listed_not_lost(tmp_path):
     corpus = corpora.load(tmp_path)
     assert set(corpus.excluded["path"]) == {"a\\nb.wav", "Icon\\r.wav"}
     assert set(corpus.clips["path"]) == {"12:30.wav", "a\\b.wav"}
+
+
+@pytest.mark.parametrize(
+    "words", [("Train", "Valid", "Test"), ("TRAINING", "validation", "testing"), ("train", "dev", "test")]
+)
+def test_the_usual_words_for_the_sides_are_understood(tmp_path, words):
+    index = GOOD
+    for word, usual in zip(words, ("train", "valid", "test")):
+        index = index.replace(usual, word)
+    (tmp_path / "index.csv").write_text(index)
+    assert set(corpora.load(tmp_path).clips["split"]) == {"train", "valid", "test"}
+
+
+def test_an_index_with_semicolons_is_told(tmp_path):
+    (tmp_path / "index.csv").write_text(GOOD.replace(",", ";"))
+    with pytest.raises(UserError, match=r"separated by ';': save the table with commas"):
+        corpora.load(tmp_path)
+
+
+def test_empty_rows_and_columns_of_a_spreadsheet_are_left_out(tmp_path):
+    rows = [line + ",," for line in GOOD.splitlines()]
+    (tmp_path / "index.csv").write_text("\n".join([*rows, ",,,,,", ",,,,,"]) + "\n")
+    clips = corpora.load(tmp_path).clips
+    assert list(clips["path"]) == ["a.wav", "b.wav", "c.wav"]
+    assert "" not in clips.columns
+
+
+def test_a_column_without_a_name_is_told(tmp_path):
+    (tmp_path / "index.csv").write_text("path,\na.wav,x\n")
+    with pytest.raises(UserError, match=r"column 2 has no name"):
+        corpora.load(tmp_path)
+
+
+def test_two_ways_to_write_a_path_are_one_clip(tmp_path):
+    (tmp_path / "index.csv").write_text("path\na.wav\n./a.wav\n")
+    with pytest.raises(UserError, match=r"'a.wav' stands twice"):
+        corpora.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_told(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a.wav").write_bytes(b"x")
+    (tmp_path / "b").mkdir(mode=0)
+    with pytest.raises(UserError, match=r"b: cannot be read"):
+        corpora.load(tmp_path)

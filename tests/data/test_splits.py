@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from colalib.data.splits import evaluation_splits, split_by_group, subsample_labels
+from colalib.data.splits import (
+    count_leaks,
+    describe_split,
+    evaluation_splits,
+    split_by_group,
+    subsample_labels,
+)
 from colalib.errors import UserError
 
 
@@ -79,3 +85,30 @@ def test_few_labels_are_balanced_and_seeded():
     assert np.array_equal(chosen, subsample_labels(labels, clips, 4, seed=1))
     assert not np.array_equal(chosen, subsample_labels(labels, clips, 4, seed=2))
     assert np.array_equal(subsample_labels(labels, clips, None, seed=1), clips)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 10])
+def test_shares_hold_for_small_classes(size):
+    labels = pd.Series(np.repeat(np.arange(60), size).astype(str))
+    split = split_by_group(labels, pd.Series(np.arange(len(labels)).astype(str)))
+    for name, share in (("train", 0.7), ("valid", 0.1), ("test", 0.2)):
+        assert (split == name).mean() == pytest.approx(share, abs=0.02)
+    if size > 1:
+        assert set(labels[split == "train"]) == set(labels), "each class can be learned"
+
+
+def test_the_division_is_told_in_one_line():
+    assert describe_split(pd.Series(["train"] * 14 + ["test"] * 6)) == "split: train 14, test 6"
+    assert describe_split(pd.Series(["b", "a", "a"])) == "2 folds: a 2, b 1"
+
+
+def test_equal_clips_leak_if_they_are_in_different_splits():
+    table = pd.DataFrame(
+        {
+            "clip_id": list("abcd"),
+            "split": ["train", "test", "train", "train"],
+            "same_as": ["a", "a", "c", "c"],
+        }
+    )
+    assert count_leaks(table) == 2
+    assert count_leaks(table[:0]) == 0

@@ -173,10 +173,95 @@ def test_the_death_of_a_worker_process_is_told(folder, tmp_path, monkeypatch):
 
 def test_leftovers_of_a_killed_process_are_removed(mel_store, folder, tmp_path):
     shutil.copytree(mel_store.path, tmp_path / "s")
-    (tmp_path / "s" / "rows-00000.csv").write_text("shard\n")
+    (tmp_path / "s" / "clips.csv").unlink()
     (tmp_path / "s" / ".clips.csv.7.part").write_text("")
+    (tmp_path / "s" / ".download.part").write_text("not ours")
     store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)
+    assert (tmp_path / "s" / ".download.part").read_text() == "not ours"
+    (tmp_path / "s" / ".download.part").unlink()
     assert content(tmp_path / "s") == content(mel_store.path)
+
+
+def test_a_complete_store_is_opened_without_a_lock(mel_store, folder, monkeypatch):
+    monkeypatch.setattr(store, "locked", None)  # may not be called
+    monkeypatch.setattr(store, "atomic", None)
+    assert len(store.build(corpora.load(folder), mel_store.path, progress=False)) == 96
+
+
+def test_two_corpora_are_not_mixed_in_one_store(mel_store, folder, tmp_path):
+    """The second of two calls on one folder looks at what the first has written, behind the lock."""
+    entered = []
+    usual = store._enter
+
+    def enter(out, content):  # another process writes its config.json while this one waits for the lock
+        if not entered:
+            entered.append(True)
+            store.write_json(out / "config.json", content | {"corpus": "another"})
+        return usual(out, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_enter", enter)
+        with pytest.raises(UserError, match="made with another corpus"):
+            store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)
+
+
+def test_what_was_not_found_is_tried_again(folder, tmp_path):
+    corpus = corpora.load(folder)
+    moved = corpus.clips["path"].iloc[3]
+    root = tmp_path / "corpus"
+    shutil.copytree(folder, root)
+    (root / moved).rename(tmp_path / "away.flac")
+    corpus = corpora.load(root)
+    first = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert list(first.quarantine["path"]) == [moved]
+    (tmp_path / "away.flac").rename(root / moved)
+    again = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert len(again) == len(first) + 1
+    assert again.quarantine.empty
+
+
+def test_a_drive_that_is_not_there_leaves_nothing_behind(folder, tmp_path):
+    root = tmp_path / "corpus"
+    shutil.copytree(folder, root)
+    corpus = corpora.load(root)
+    root.rename(tmp_path / "away")
+    with pytest.raises(UserError, match="96 of 96 files were not found"):
+        store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    (tmp_path / "away").rename(root)
+    assert len(store.build(corpus, tmp_path / "s", jobs=1, progress=False)) == 96
+
+
+def test_equal_clips_are_listed(folder, tmp_path):
+    root = tmp_path / "corpus"
+    (root / "a").mkdir(parents=True)
+    for name in ("a/1.flac", "a/2.flac"):
+        shutil.copy(folder / "low" / "0-0.flac", root / name)
+    shutil.copy(folder / "low" / "0-1.flac", root / "a" / "3.flac")
+    built = store.build(corpora.load(root), tmp_path / "s", jobs=1, progress=False)
+    assert list(built.duplicates["clip_id"]) == ["a/1.flac", "a/2.flac"]
+    assert set(built.duplicates["same_as"]) == {"a/1.flac"}
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_kept_from_it(tmp_path):
+    (tmp_path / "=HYPERLINK(1).wav").write_bytes(b"no sound")
+    shutil_wav = tmp_path / "good.wav"
+    soundfile.write(shutil_wav, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    built = store.build(corpora.load(tmp_path), tmp_path.with_name("s-formula"), jobs=1, progress=False)
+    assert list(built.quarantine["path"]) == ["=HYPERLINK(1).wav"]
+    assert "\n'=HYPERLINK" in (built.path / "quarantine.csv").read_text()
+
+
+def test_few_files_are_open_at_a_time(folder, tmp_path):
+    """A store with more shards than a process may have open files."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
+        "import sys; from pathlib import Path; import numpy as np;"
+        "from colalib.course.bench import sparse_store; from colalib.data.store import MelStore;"
+        "s = MelStore(sparse_store(Path(sys.argv[1]), clips=20_000, frames=10));"
+        "print(sum(len(s.frames(i)) for i in np.random.default_rng(0).permutation(len(s))[:3000]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "30000", done.stderr[-500:]
 
 
 def test_a_full_disk_is_told_in_one_line(folder, tmp_path):

@@ -1,5 +1,4 @@
-"""Public archives: fetched with pooch, continued where they broke off, checked, and unpacked whole
-or not at all.
+"""Public archives: fetched, continued where they broke off, checked, unpacked whole or not at all.
 
 `ARCHIVES` says where each lies. The checksums of FMA are its authors' (repository mdeff/fma). Those
 of ESC-50, FSDD, Speech Commands and NSynth are the ones that soundata, TensorFlow Datasets and
@@ -8,30 +7,27 @@ hear-preprocess check against.
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
+import re
 import shutil
-import stat
-import tarfile
 import time
-import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-import pooch
 import requests
+import urllib3
 from tqdm.auto import tqdm
 
+from colalib.data.corpora.unpacking import CHUNK, GB, unpack
 from colalib.errors import UserError
 from colalib.files import locked
 
 TRIES = 5  # connections in a row that may break without a new byte
-CHUNK = 1 << 16  # bytes: what is lost when a connection breaks
-GB = 10**9  # bytes
-# what the standard library raises for archives that are damaged, encrypted or of an unknown kind
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
+# what requests lets through when a connection breaks, or a redirect leads nowhere
+BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError)
 
 
 @dataclass(frozen=True)
@@ -151,182 +147,152 @@ def check_disk_space(data: Path, archives: list[Archive]) -> None:
 
 def _download(archive: Archive, data: Path, progress: bool) -> Path:
     """Fetch the file of an archive and check its checksum; return its path. Raises `UserError`."""
-    url = archive.url
-    work = archive.work(data)
-    packed = work / url.rsplit("/", 1)[1]
-    downloader = ResumingDownloader(work / "part", archive.packed, archive.name, progress)
-    try:
-        pooch.retrieve(url, archive.checksum, packed.name, work, downloader=downloader)
-    except requests.RequestException as error:
-        raise UserError(f"{url}: {_reason(error)}: call again to go on where it stopped") from None
-    except ValueError:
-        shutil.rmtree(work)
+    part = archive.work(data) / "part"
+    packed = part.with_name(archive.url.rsplit("/", 1)[1])
+    if packed.exists():  # an earlier call has checked it, and could not unpack it
+        return packed
+    download = Download(archive.url, part, archive.packed)
+    with tqdm(unit="B", unit_scale=True, desc=archive.name, disable=not progress) as bar:
+        download.run(bar)
+    algorithm, wanted = archive.checksum.split(":")
+    with open(part, "rb") as file:
+        checksum = hashlib.file_digest(file, algorithm).hexdigest()
+    if checksum != wanted:
+        aside = part.with_name("wrong")
+        os.replace(part, aside)  # may be right all the same: a newer version
         raise UserError(
-            f"{url}: what came is not what its checksum says, and was removed: call again. If it happens "
-            f"twice, the file on the server has changed: unpack a copy of yours as {data / archive.folder}"
-        ) from None
+            f"{archive.url}: what came has the {algorithm} {checksum}, not {wanted}: call again. If it "
+            f"happens twice, the file on the server has changed: it is kept as {aside}, and you may unpack "
+            f"it as {data / archive.folder} yourself"
+        )
+    os.replace(part, packed)
     return packed
 
 
-def _reason(error: requests.RequestException) -> str:
-    """Return a few words on an error of requests."""
-    if error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
-    reasons = {requests.Timeout: "no answer in time", requests.exceptions.SSLError: "no safe connection"}
-    return reasons.get(type(error), "no connection, or it broke too often")
+class Interrupted(Exception):
+    """A connection that broke, or an answer that is not the file; another try may help."""
 
 
-class ResumingDownloader:
-    """Downloader for pooch that continues behind the bytes in the file `part`.
+class Download:
+    """A file that is fetched to `part`, as often interrupted as may be.
 
-    It takes at most twice `expected` bytes (0: any). `name` stands before the progress bar.
+    What is kept in `part` is only ever replaced by something longer. An answer that is not the file is not
+    taken: of more than twice `expected` bytes (0: any), or that does not begin where `part` ends.
     """
 
-    def __init__(self, part: Path, expected: int = 0, name: str = "", progress: bool = True):
+    def __init__(self, url: str, part: Path, expected: int = 0):
+        self.url = url
         self.part = part
         self.expected = expected
-        self.name = name
-        self.progress = progress
 
-    def __call__(self, url: str, output_file: str, mover: pooch.Pooch) -> None:
-        """Connect until all bytes have come, then give them the name `output_file`."""
+    def run(self, bar: tqdm) -> None:
+        """Connect until all bytes have come. Raises `UserError` after `TRIES` connections without a byte."""
+        self.part.parent.mkdir(parents=True, exist_ok=True)
         failures = 0  # in a row
         while True:
             before = self.size()
             try:
-                if self.receive(url):
-                    break
-                error = requests.ConnectionError("cut off")
-            except requests.HTTPError:  # the server refuses: another try would not help
-                raise
-            except requests.RequestException as broken:
-                error = broken
+                if self.connect(bar):
+                    return
+                reason = "the connection breaks"
+            except (Interrupted, *BROKEN) as error:
+                reason = str(error) if isinstance(error, Interrupted) else _reason(error)
             failures = 0 if self.size() > before else failures + 1
             if failures >= TRIES:
-                raise error
+                raise UserError(f"{self.url}: {reason}: call again to go on where it stopped")
             time.sleep(min(0.2 * 2**failures, 10))  # seconds
-        # a second name: pooch deletes its file if it is interrupted while it checks the checksum
-        os.unlink(output_file)
-        try:
-            os.link(self.part, output_file)
-        except OSError:  # a disk without links
-            os.replace(self.part, output_file)
 
     def size(self) -> int:
-        """Return the number of bytes that have come."""
+        """Return the number of bytes that are kept."""
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def receive(self, url: str) -> bool:
-        """Append what one connection brings; return whether the file is whole."""
+    def connect(self, bar: tqdm) -> bool:
+        """Take what one connection brings; return whether the file is whole."""
         size = self.size()
         headers = {"Accept-Encoding": "identity"}  # the bytes as they lie on the server
         if size:
             headers["Range"] = f"bytes={size}-"
-        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-            if answer.status_code == 416:  # nothing lies behind `size`
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if total.isdigit() and int(total) == size:
-                    return True
-                self.part.unlink()  # longer than the file on the server: begin again
-                return False
-            answer.raise_for_status()
-            if answer.status_code == 200:  # the whole file from its start
-                size = 0
-            length = answer.headers.get("Content-Length", "")
-            total = size + int(length) if length.isdigit() else None
-            bar = tqdm(
-                total=total,
-                initial=size,
-                unit="B",
-                unit_scale=True,
-                desc=self.name,
-                disable=not self.progress,
-            )
-            with open(self.part, "ab" if size else "wb") as file, bar:
-                for chunk in answer.iter_content(CHUNK):
-                    file.write(chunk)
-                    size += len(chunk)
-                    bar.update(len(chunk))
-                    if self.expected and size > 2 * self.expected:
-                        raise ValueError("far too long")
-        return total is None or size >= total
+        try:
+            answer = requests.get(self.url, headers=headers, stream=True, timeout=30)
+        except ValueError as error:  # requests lets some of urllib's through
+            raise Interrupted(f"the server leads to an address that is none ({error})") from None
+        with answer:
+            code = answer.status_code
+            begin, total = _content_range(answer)
+            if code == 416:  # nothing lies behind `size`
+                if total in (size, None):
+                    return True  # the checksum decides
+                raise Interrupted(f"the server has {total} bytes, but {size} are kept in {self.part}")
+            if 400 <= code < 500 and code != 429:  # 429: too many requests
+                raise UserError(f"{self.url}: the server says {code} {answer.reason}")
+            if code == 206 and begin == size:
+                self.append(answer, total, bar)
+            elif code == 200:
+                total = _length(answer)
+                self.replace(answer, total, bar)
+            else:
+                raise Interrupted(f"the server says {code} {answer.reason}, which is not the file")
+        # of an unknown length the next connection asks whether more lies behind
+        return total is not None and self.size() >= total
+
+    def append(self, answer: requests.Response, total: int | None, bar: tqdm) -> None:
+        """Append the rest of the file to what is kept."""
+        self.check_total(total)
+        size = self.size()
+        try:
+            with open(self.part, "ab") as file:
+                self.copy(answer, file, bar, total)
+        except Interrupted:  # not the file: back to what was there
+            os.truncate(self.part, size)
+            raise
+
+    def replace(self, answer: requests.Response, total: int | None, bar: tqdm) -> None:
+        """Fetch the whole file from its start beside what is kept; it is taken if it is longer."""
+        self.check_total(total)
+        if not self.size():
+            self.part.touch()
+            self.append(answer, total, bar)
+            return
+        whole = self.part.with_name("whole")
+        try:
+            with open(whole, "wb") as file:
+                self.copy(answer, file, bar, total)
+        finally:
+            if whole.exists() and whole.stat().st_size >= self.size():
+                os.replace(whole, self.part)
+            whole.unlink(missing_ok=True)
+        if total is not None and total < self.size():
+            raise Interrupted(f"the server sends {total} bytes, but {self.size()} are kept in {self.part}")
+
+    def check_total(self, total: int | None) -> None:
+        """Raise `Interrupted` if so many bytes cannot be the file."""
+        if self.expected and (total or 0) > 2 * self.expected:
+            raise Interrupted(f"the server sends {total} bytes, far more than the {self.expected} expected")
+
+    def copy(self, answer: requests.Response, file: BinaryIO, bar: tqdm, total: int | None) -> None:
+        """Write the bytes of an answer to a file."""
+        bar.total = total
+        bar.n = file.tell()
+        for chunk in answer.iter_content(CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+            self.check_total(file.tell())
 
 
-# Why not pooch's processors or tarfile's filter "data": they allow links, make a safe path of an
-# unsafe one instead of refusing it, do not bound the size, and leave half a folder after an error.
-def unpack(packed: Path, target: Path, inside: str = "", limit: int = 0, progress: bool = True) -> None:
-    """Unpack a zip or tar file to the folder `target`, which appears when everything is in it.
-
-    `inside`: take only this folder of the archive. Raises `UserError`, and leaves nothing behind,
-    if the archive is damaged, if a member is a link, a device or outside its folder, or if it
-    unpacks to more than `limit` bytes (0: any).
-    """
-    work = packed.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(work, ignore_errors=True)
-    written = 0  # bytes
-    try:
-        work.mkdir(parents=True)
-        with tqdm(desc=f"unpacking {packed.name}", unit=" files", disable=not progress) as bar:
-            for name, stream in members(packed):
-                parts = _parts_below(name, inside, packed)
-                if not parts:
-                    continue
-                file = work.joinpath(*parts)
-                if stream is None:
-                    file.mkdir(parents=True, exist_ok=True)
-                    continue
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with open(file, "wb") as out:
-                    while chunk := stream.read(CHUNK):  # counted: the size in a header may be wrong
-                        written += len(chunk)
-                        if limit and written > limit:
-                            raise UserError(
-                                f"{packed}: not safe: it unpacks to more than {limit / GB:.1f} GB"
-                            )
-                        out.write(chunk)
-                bar.update()
-        if not written:
-            raise UserError(f"{packed}: no files in it{f' below {inside}' if inside else ''}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(work, target)
-    except DAMAGED as error:
-        raise UserError(f"{packed}: cannot be unpacked: {str(error) or type(error).__name__}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _length(answer: requests.Response) -> int | None:
+    """Return the Content-Length of an answer, None if it is not told."""
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
 
 
-def _parts_below(name: str, inside: str, packed: Path) -> tuple[str, ...]:
-    """Return the parts of a member's path below the folder `inside`; () if it is not in there.
-
-    Raises `UserError` for a path that leaves the archive's folder.
-    """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:  # ":" for drives
-        raise UserError(f"{packed}: not safe: {name!r} would lie outside its folder")
-    top = PurePosixPath(inside).parts
-    return path.parts[len(top) :] if path.parts[: len(top)] == top else ()
+def _content_range(answer: requests.Response) -> tuple[int | None, int | None]:
+    """Return where the bytes of an answer begin in the file, and the file's length; None for unknown."""
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    begin, total = match.groups() if match else (None, None)
+    return begin and int(begin), int(total) if total and total.isdigit() else None
 
 
-def members(packed: Path) -> Iterator[tuple[str, BinaryIO | None]]:
-    """Yield (name, open stream) of all members of an archive in order; the stream of a folder is
-    None.
-
-    Raises `UserError` for a link or device.
-    """
-    if zipfile.is_zipfile(packed):
-        with zipfile.ZipFile(packed) as archive:
-            for member in archive.infolist():
-                kind = stat.S_IFMT(member.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: unknown
-                    raise UserError(f"{packed}: not safe: {member.filename!r} is a link or device")
-                if member.is_dir():
-                    yield member.filename, None
-                else:
-                    with archive.open(member) as stream:
-                        yield member.filename, stream
-        return
-    with tarfile.open(packed, "r|*") as archive:
-        for member in archive:
-            if not (member.isfile() or member.isdir()):
-                raise UserError(f"{packed}: not safe: {member.name!r} is a link or device")
-            yield member.name, archive.extractfile(member) if member.isfile() else None
+def _reason(error: Exception) -> str:
+    """Return a few words on an error of a connection."""
+    reasons = {requests.Timeout: "no answer in time", requests.exceptions.SSLError: "no safe connection"}
+    return reasons.get(type(error), "no connection, or it broke too often")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from colalib.data.corpus import AUDIO, UNPRINTABLE, Corpus
@@ -50,6 +51,13 @@ def read_index(index: Path) -> pd.DataFrame:
         raise UserError(f"{index}: not a readable CSV table: {str(error).splitlines()[0]}") from None
     table = table.apply(lambda column: column.str.strip())
     clips = table.iloc[1:].set_axis(table.iloc[0], axis=1)
+    # a spreadsheet leaves empty rows and columns behind
+    clips = clips[(clips != "").any(axis=1)]
+    unnamed = clips.columns == ""
+    if (clips.loc[:, unnamed] != "").any(axis=None):
+        number = int(np.flatnonzero(unnamed)[0]) + 1
+        raise UserError(f"{index}: column {number} has no name: give it one in the first row")
+    clips = clips.loc[:, ~unnamed]
     if sum(clips.columns == "path") == 1:  # `corpus.check` refuses none or two
         clips["path"] = clips["path"].str.replace("\\", "/", regex=False)
     if clips.empty:
@@ -64,7 +72,11 @@ def audio_files(root: Path) -> list[str]:
     """
     paths = []
     visited = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}): change that, or move it away")
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()  # links in a circle
             continue
