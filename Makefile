@@ -40,11 +40,11 @@ DATA ?= data
 FMA = --arch b0 --batch-size 1024 --lr 1e-3 --epochs 100 --resume
 fma-small fma-large: fma-%: .venv/ready
 	for c in fma_small fma_$*; do \
-	  $(BIN)/python -m colalib fetch $$c --licence "by track" --data $(DATA) && \
-	  $(BIN)/python -m colalib prepare $$c --data $(DATA) --out $(DATA)/$$c.store || exit 1; \
+	  $(BIN)/python -m colalib fetch $$c --licence "by track" --data '$(DATA)' && \
+	  $(BIN)/python -m colalib prepare $$c --data '$(DATA)' --out '$(DATA)'/$$c.store || exit 1; \
 	done
-	$(BIN)/python -m colalib pretrain $(DATA)/fma_$*.store --out runs/fma-$* $(FMA)
-	$(BIN)/python -m colalib compare $(DATA)/fma_small.store --encoder runs/fma-$* --seeds 5 --out runs/fma-$*/official.json
+	$(BIN)/python -m colalib pretrain '$(DATA)'/fma_$*.store --out runs/fma-$* $(FMA)
+	$(BIN)/python -m colalib compare '$(DATA)'/fma_small.store --encoder runs/fma-$* --seeds 5 --out runs/fma-$*/official.json
 
 # for maintainers: sources → notebooks, executed, with their figures
 notebooks: .venv/ready
@@ -76,5 +76,6 @@ screenshots: .venv/ready-test
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch .venv/ready $@
 
+# removes the environment only: trained runs stay
 clean:
-	rm -rf .venv runs
+	rm -rf .venv
