@@ -84,8 +84,10 @@ def raw_metrics(run: Run) -> pd.DataFrame:
     try:
         table = run.metrics()
     except ValueError:  # bytes that are not text
-        table = pd.DataFrame()
-    return table[[column for column in COLUMNS if column in table]].reset_index(drop=True)
+        return pd.DataFrame()
+    if not isinstance(table.index, pd.RangeIndex):  # rows are longer than the head
+        return pd.DataFrame()
+    return table[[column for column in COLUMNS if column in table]]
 
 
 def metrics_of(run: Run) -> pd.DataFrame:
