@@ -69,6 +69,15 @@ def colours(names) -> dict[str, str]:
     }
 
 
+def plain(name: str) -> str:
+    """Return a name, label or title so that matplotlib shows it as it is.
+
+    Otherwise text between two `$` is mathematics, and a legend leaves out what begins with `_`.
+    """
+    name = str(name).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
 def player(wave: np.ndarray, sample_rate: int = 16_000) -> Audio:
     """Return an audio player for samples at `sample_rate`.
 
@@ -83,7 +92,7 @@ def waveform(
     """Draw a waveform [samples] over time in seconds."""
     ax = ax or plt.gca()
     ax.plot(np.arange(len(wave)) / sample_rate, wave, lw=lw)
-    ax.set(xlabel="time (s)", ylabel="amplitude", title=title, xlim=(0, len(wave) / sample_rate))
+    ax.set(xlabel="time (s)", ylabel="amplitude", title=plain(title), xlim=(0, len(wave) / sample_rate))
     return ax
 
 
@@ -103,7 +112,7 @@ def spectrogram(
     )
     centres = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax)[1:-1]
     ticks = np.arange(3, config.n_mels, max(config.n_mels // 5, 1))
-    ax.set(xlabel="time (s)", ylabel="mel band (Hz)", title=title)
+    ax.set(xlabel="time (s)", ylabel="mel band (Hz)", title=plain(title))
     ax.set_yticks(ticks + 0.5, [f"{centres[t]:.0f}" for t in ticks])
     return ax
 
@@ -130,7 +139,7 @@ def panels(pictures: list[tuple], title: str = "", columns: int | None = None, h
         ax.set_visible(False)
     fig.colorbar(axes[0, 0].images[0], ax=axes, label="ln magnitude", pad=0.01)
     if title:
-        fig.suptitle(title, fontsize=11)
+        fig.suptitle(plain(title), fontsize=11)
     return fig
 
 
@@ -176,7 +185,7 @@ def pairs(
             ax = spectrogram(np.asarray(segment), config, ax=axes[row, column])
             ax.set(xlabel="time (s)" if row else "", ylabel=f"{role}\nmel band (Hz)" if column == 0 else "")
             if row == 0:
-                ax.set_title(names[column] if names else str(column), fontsize=9)
+                ax.set_title(plain(names[column] if names else column), fontsize=9)
         axes[row, 0].yaxis.label.set_color(ROLES[role])
     return fig
 
@@ -201,13 +210,13 @@ def curves(
     colour = colours(metrics)
     for name, frame in metrics.items():
         line = frame[[x, column]].dropna()
-        drawn = {"ls": "--", "marker": "."} if dashed else {"label": name}
+        drawn = {"ls": "--", "marker": "."} if dashed else {"label": plain(name)}
         ax.plot(line[x], line[column], color=colour[name], lw=1.5, **drawn)
         if clips:
             half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
             low, high = (line[column] - half).clip(lower=0), (line[column] + half).clip(upper=1)
             ax.fill_between(line[x], low, high, color=colour[name], alpha=0.15, lw=0)
-    ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=title)
+    ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=plain(title))
     if len(metrics) > 1:
         ax.legend()
     return ax
@@ -217,7 +226,7 @@ def similarity_matrix(similarity: np.ndarray, ax: Axes | None = None, title: str
     """Draw s(anchor i, positive j) [B, B]; the pairs are on the diagonal."""
     ax = ax or plt.gca()
     image = ax.imshow(similarity, cmap="viridis")
-    ax.set(xlabel="positive j", ylabel="anchor i", title=title)
+    ax.set(xlabel="positive j", ylabel="anchor i", title=plain(title))
     bar = ax.figure.colorbar(image, ax=ax, label="similarity", shrink=0.8)
     bar.formatter.set_useOffset(False)
     return ax
@@ -243,8 +252,12 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
         )
     ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
     ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
-    ax.set(xlabel="accuracy on test clips (%)", title=title or summary["task"], ylim=(-0.6, len(rows) - 0.1))
-    ax.set_yticks(range(len(rows)), [r["model"] for r in rows])
+    ax.set(
+        xlabel="accuracy on test clips (%)",
+        title=plain(title or summary["task"]),
+        ylim=(-0.6, len(rows) - 0.1),
+    )
+    ax.set_yticks(range(len(rows)), [plain(r["model"]) for r in rows])
     return ax
 
 
@@ -264,8 +277,12 @@ def differences(summary: dict, pairs: list[tuple[str, str]], ax: Axes | None = N
         ax.plot([low, high], [y, y], color=colour, lw=3, solid_capstyle="round")
         ax.plot(sign * d["mean"], y, "o", color=colour, ms=8, markerfacecolor=face, mew=2)
     ax.axvline(0, color="black", lw=1)
-    ax.set(xlabel="difference in accuracy (points), 95% interval", title=title, ylim=(-0.6, len(pairs) - 0.4))
-    ax.set_yticks(range(len(pairs)), [f"{a} − {b}" for a, b in pairs[::-1]])
+    ax.set(
+        xlabel="difference in accuracy (points), 95% interval",
+        title=plain(title),
+        ylim=(-0.6, len(pairs) - 0.4),
+    )
+    ax.set_yticks(range(len(pairs)), [plain(f"{a} − {b}") for a, b in pairs[::-1]])
     return ax
 
 
@@ -277,12 +294,14 @@ def label_efficiency(table: pd.DataFrame, ax: Axes | None = None, title: str = "
         # side by side, so that no bar hides another
         x = rows["labels per class"] * 1.03 ** (2 * i - 1)
         bars = 100 * np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
-        ax.errorbar(x, 100 * rows["mean"], bars, fmt="o-", color=colour[name], lw=1.5, capsize=3, label=name)
+        ax.errorbar(
+            x, 100 * rows["mean"], bars, fmt="o-", color=colour[name], lw=1.5, capsize=3, label=plain(name)
+        )
     ticks = sorted(set(table["labels per class"]))
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
-    ax.set(xlabel="labelled clips per class", ylabel="accuracy on test clips (%)", title=title)
+    ax.set(xlabel="labelled clips per class", ylabel="accuracy on test clips (%)", title=plain(title))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
@@ -292,9 +311,12 @@ def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = ""
     ax = ax or plt.gca()
     counts = intervals.confusion(predictions)
     share = 100 * counts.div(counts.sum(axis=1), axis=0).fillna(0)  # 0 for a class that has no clips
-    style = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 9}, "cmap": "Blues", "vmin": 0, "vmax": 100}
-    sns.heatmap(share, ax=ax, cbar=bar, cbar_kws={"label": "% of the true class"} if bar else None, **style)
-    ax.set(xlabel="predicted", ylabel="true", title=title)
+    share = share.rename(index=plain, columns=plain)
+    style = {"fmt": ".0f", "annot_kws": {"size": 9}, "cmap": "Blues", "vmin": 0, "vmax": 100}
+    readable = len(share) <= 20  # numbers in more rows would cover each other
+    colour_bar = {"label": "% of the true class"} if bar else None
+    sns.heatmap(share, ax=ax, annot=readable, cbar=bar, cbar_kws=colour_bar, **style)
+    ax.set(xlabel="predicted", ylabel="true", title=plain(title))
     ax.tick_params(axis="x", rotation=45)
     return ax
 
@@ -312,8 +334,8 @@ def embedding_map(
     order = np.random.default_rng(0).permutation(len(points))  # mixed, so that no class lies on top
     ax.scatter(*points[order].T, s=9, c=[colour[name] for name in labels[order]], alpha=0.75, lw=0)
     for name in sorted(set(labels)):
-        ax.scatter([], [], s=9, color=colour[name], label=name or "none")
-    ax.set(xticks=[], yticks=[], title=title)
+        ax.scatter([], [], s=9, color=colour[name], label=plain(name) or "none")
+    ax.set(xticks=[], yticks=[], title=plain(title))
     ax.set_aspect("equal", adjustable="datalim")
     sns.despine(ax=ax, left=True, bottom=True)
     where = {"right": {"loc": "center left", "bbox_to_anchor": (1, 0.5)}}

@@ -8,11 +8,18 @@ export default { render({ model, el }) {
   button.style.width = "auto";
   const mark = (on) => (event) => { event.preventDefault(); button.style.outline = on ? "2px dashed #0072b2" : ""; };
   async function take(files) {
-    for (const file of files) // in slices: a server closes the connection on a message above 10 MiB
-      for (let start = 0; start === 0 || start < file.size; start += 4e6) {
-        const slice = await file.slice(start, start + 4e6).arrayBuffer();
-        model.send({ name: file.name, start, size: file.size }, undefined, [slice]);
+    for (const file of [...files]) {
+      const id = Math.random(), about = { id, name: file.name, size: file.size }; // two drops may be on their way at once
+      const send = (start, content = [], error) => model.send({ ...about, start, error }, undefined, content);
+      try {
+        if (file.size > model.get("limit")) send(0); // the kernel says that it is too large
+        else
+          for (let start = 0; start === 0 || start < file.size; start += 4e6) // a server takes messages of up to 10 MiB
+            send(start, [await file.slice(start, start + 4e6).arrayBuffer()]);
+      } catch (error) { // a folder, or a file that is gone
+        send(0, [], `the browser cannot read it (${error.message})`);
       }
+    }
     input.value = "";
   }
   button.onclick = () => input.click();

@@ -4,11 +4,13 @@ be heard.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
+import anywidget
 import ipywidgets as w
+import numpy as np
 import pandas as pd
+import traitlets
 from matplotlib.figure import Figure
 
 from colalib.data import audio
@@ -17,9 +19,20 @@ from colalib.evaluation import intervals, plots
 from colalib.training.runs import read_predictions
 from colalib.widgets import parts
 
+HERE = Path(__file__).parent
 CLIPS_AT_ONCE = 6  # players that fit beside the matrix
-RIGHT = (0, 158, 115)  # colours of full cells (red, green, blue): the palette's green on the diagonal,
-WRONG = (213, 94, 0)  # its red elsewhere
+
+
+class Matrix(anywidget.AnyWidget):
+    """A confusion matrix, drawn in the page from one message: hundreds of classes are a small one.
+
+    The page sends {"label", "predicted"} of a cell that is pressed.
+    """
+
+    _esm = HERE / "matrix.js"
+    _css = HERE / "matrix.css"
+    # "classes": names; "counts": float32 [classes, classes], clips of a true class (row) by answer
+    content = traitlets.Dict().tag(sync=True)
 
 
 def misclassified(predictions: pd.DataFrame, label: str, predicted: str) -> list[str]:
@@ -44,9 +57,9 @@ def results_explorer(
 
 
 class ResultsExplorer(parts.WidgetWithFallback):
-    """A task and a model to choose, accuracies as a picture, a matrix of buttons, and players.
+    """A task and a model to choose, accuracies as a picture, a matrix, and players.
 
-    `cells` holds the button of each pair (true class, predicted class).
+    `counts` holds the clips per true class (row) and answer of the chosen model, as a mean over its seeds.
     """
 
     def __init__(self, corpus: Corpus, predictions, seconds: float):
@@ -63,8 +76,9 @@ class ResultsExplorer(parts.WidgetWithFallback):
         self.task = w.Dropdown(options=list(predictions["task"].unique()), description="task")
         self.model = w.Dropdown(options=[], description="model")
         self.bars = w.HTML()
-        self.matrix = w.GridBox(layout={"grid_gap": "2px"})
-        self.cells: dict[tuple[str, str], w.Button] = {}
+        self.counts = pd.DataFrame()
+        self.matrix = Matrix(layout={"max_width": "100%"})
+        self.matrix.on_msg(lambda _, cell, buffers: self.listen(cell["label"], cell["predicted"]))
         self.heard = w.HTML()
         self.more = w.Button(icon="forward", layout={"width": "9em", "display": "none"})
         self.more.on_click(self.listen_on)
@@ -74,7 +88,7 @@ class ResultsExplorer(parts.WidgetWithFallback):
         parts.persist("results_explorer", {"task": self.task, "model": self.model})
         caption = w.HTML("rows: the true class; columns: the model's answer")
         right = w.VBox([self.heard, self.more], layout={"flex": "1 1 20em", "margin": "0 0 0 12px"})
-        below = [w.VBox([caption, self.matrix]), right]
+        below = [w.VBox([caption, self.matrix], layout={"max_width": "100%"}), right]
         row = w.HBox(below, layout=parts.ROW | {"align_items": "flex-start"})
         self.children = [w.HBox([self.task, self.model]), self.bars, row]
 
@@ -102,43 +116,13 @@ class ResultsExplorer(parts.WidgetWithFallback):
         self.show_model()
 
     def show_model(self, *_) -> None:
-        """Show the confusion matrix of the chosen model: clips per cell, mean over its seeds."""
+        """Show the confusion matrix of the chosen model."""
         predictions = self.of_model()
-        counts = intervals.confusion(predictions) / predictions["seed"].nunique()
-        classes = list(counts.index)
-        if list(self.cells) != list(itertools.product(classes, classes)):
-            self.lay_out(classes)
-        most = counts.values.max() or 1
-        for (label, predicted), cell in self.cells.items():
-            count = counts.loc[label, predicted]
-            # from white to a quarter white
-            white = 1 - 0.75 * count / most
-            full = RIGHT if label == predicted else WRONG
-            mixed = (int(255 * white + colour * (1 - white)) for colour in full)
-            cell.style.button_color = "#" + "".join(f"{colour:02x}" for colour in mixed)
-            cell.description = f"{count:.0f}" if count else ""
-            cell.disabled = not count
-            cell.tooltip = f"{label} called {predicted}: {count:.1f} clips"
+        self.counts = intervals.confusion(predictions) / predictions["seed"].nunique()
+        counts = self.counts.to_numpy(np.float32).tobytes()
+        self.matrix.content = {"classes": list(self.counts.index), "counts": counts}
         self.heard.value = "Press a cell to hear its clips."
         self.more.layout.display = "none"
-
-    def lay_out(self, classes: list[str]) -> None:
-        """Make a button for each pair of classes, and put their names around."""
-        for old in self.matrix.children:  # they would live on in the kernel
-            old.close()
-        tall = "<div style='writing-mode:vertical-rl;white-space:nowrap;margin:auto'>{}</div>"
-        wide = "<div style='text-align:right;padding-right:6px'>{}</div>"
-        children = [w.HTML(""), *(w.HTML(tall.format(parts.escape(name))) for name in classes)]
-        self.cells = {}
-        for label in classes:
-            children.append(w.HTML(wide.format(parts.escape(label))))
-            for predicted in classes:
-                cell = w.Button(layout={"width": "100%", "height": "30px", "margin": "0"})
-                cell.on_click(lambda _, label=label, predicted=predicted: self.listen(label, predicted))
-                self.cells[label, predicted] = cell
-                children.append(cell)
-        self.matrix.layout.grid_template_columns = f"6em repeat({len(classes)}, minmax(28px, 52px))"
-        self.matrix.children = children
 
     def listen(self, label: str, predicted: str) -> None:
         """Show players for the first clips of a cell."""
@@ -160,8 +144,10 @@ class ResultsExplorer(parts.WidgetWithFallback):
         try:
             clip = self.clips.loc[clip_id]
             wave = audio.load_audio(self.corpus.root / clip["path"])
-        except (audio.Unusable, KeyError) as error:
-            return f"<p>{parts.escape(f'{clip_id}: {error}')}</p>"
+        except KeyError:
+            return f"<p>{parts.escape(clip_id)}: not in this corpus</p>"
+        except parts.NO_SOUND as error:
+            return f"<p>{parts.escape(clip_id)}: {parts.reason(error)}</p>"
         return parts.sound(wave[: int(16_000 * self.seconds)], clip.get("title") or clip_id)
 
     def static_figure(self) -> Figure:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,7 @@ class Job:
     """
 
     def __init__(self, out: Path):
+        out = Path(os.path.abspath(out))
         self.run = Run(out)
         self.log = out.with_name(f"{out.name}.log.txt")
         self.record = out.with_name(f"{out.name}.job.json")
@@ -37,28 +39,45 @@ class Job:
 
     @classmethod
     def start(cls, out: Path, arguments: list[str]) -> Job:
-        """Start the command line with `arguments`, to train into the run folder `out`."""
+        """Start the command line with `arguments`, to train into the run folder `out`.
+
+        A run that is there already keeps the arguments that it was begun with: with others it could not
+        be resumed, and will not be trained now either. Raises `OSError` or `ValueError` if the process
+        cannot be started; then none is left running.
+        """
         job = cls(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        given = job.given() if job.run.exists else arguments
+        job.log.parent.mkdir(parents=True, exist_ok=True)
         # so that interrupting the kernel does not interrupt the training
         apart = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        command = [sys.executable, "-c", COMMAND, *arguments, "--out", str(out)]
+        command = [sys.executable, "-c", COMMAND, *arguments, "--out", str(job.run.path)]
         # a progress bar that is never due: the log keeps words only
         environment = os.environ | {"TQDM_DELAY": "inf"}
         with open(job.log, "wb") as log:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             job.started = subprocess.Popen(command, env=environment, **streams, **apart)
-        write_json(job.record, {"process": job.started.pid, "given": arguments})
+        try:
+            write_json(job.record, {"process": job.started.pid, "given": given})
+        except OSError:  # a training that no kernel could find or stop
+            job.started.kill()
+            job.started.wait()
+            raise
         return job
 
     def recorded(self) -> dict:
-        """Return what the record says, "process" and "given" (its arguments); nothing without a record."""
+        """Return what the record says; nothing without a record, or if it is damaged."""
         try:
-            return json.loads(self.record.read_text("utf-8"))
-        except (OSError, ValueError):
+            record = json.loads(self.record.read_text("utf-8"))
+            return record if isinstance(record, dict) else {}
+        except (OSError, ValueError, RecursionError):
             return {}
+
+    def given(self) -> list[str]:
+        """Return the arguments that the run was begun with; nothing if they are not known."""
+        given = self.recorded().get("given")
+        return given if isinstance(given, list) and all(isinstance(word, str) for word in given) else []
 
     def process(self) -> psutil.Process | None:
         """Return the process, if it runs."""
@@ -66,16 +85,19 @@ class Job:
             return None
         try:
             process = psutil.Process(self.recorded()["process"])
-            # another process may have the number by now
-            ours = str(self.run.path) in process.cmdline() and process.status() != "zombie"
+            # another process may have the number by now; the last argument of ours is the run folder
+            out = os.path.realpath(process.cmdline()[-1])
+            ours = out == os.path.realpath(self.run.path) and process.status() != "zombie"
             return process if ours else None
-        except (KeyError, psutil.Error):
+        # no record or a damaged one, no such process, or one without a command line
+        except (LookupError, TypeError, ValueError, OverflowError, psutil.Error):
             return None
 
     def stop(self) -> None:
         """Ask the process to end: it writes a checkpoint within a few steps, and can be resumed."""
-        if process := self.process():
-            process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
+        with suppress(psutil.Error):  # it has ended by now
+            if process := self.process():
+                process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
 
     def error(self) -> str:
         """Return what it printed, unless it finished or was interrupted."""

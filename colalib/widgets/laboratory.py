@@ -5,6 +5,7 @@ left of the sound.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class MelLaboratory(parts.WidgetWithFallback):
         )
 
     def wave(self) -> np.ndarray:
-        """Return the samples of the chosen clip. Raises `audio.Unusable`."""
+        """Return the samples of the chosen clip. Raises one of `parts.NO_SOUND`."""
         chosen = self.sounds[self.clip.value]
         wave = chosen if isinstance(chosen, np.ndarray) else audio.load_audio(chosen)
         return wave[: int(self.seconds * RATE)]
@@ -144,8 +145,8 @@ class MelLaboratory(parts.WidgetWithFallback):
         self.message.value = "working …"
         try:
             wave = self.wave()
-        except audio.Unusable as error:
-            self.message.value = parts.escape(f"{self.clip.value}: {error}")
+        except parts.NO_SOUND as error:
+            self.message.value = f"{parts.escape(self.clip.value)}: {parts.reason(error)}"
             return
         config = self.config()
         self.view = analyse(wave, config)
@@ -161,12 +162,12 @@ class MelLaboratory(parts.WidgetWithFallback):
         words = f"The FFT was lengthened to {config.n_fft} samples, because the window must fit into it."
         self.message.value = words if longer else ""
 
-    def add_file(self, name: str, content: bytes) -> None:
+    def add_file(self, name: str, load: Callable[[], np.ndarray]) -> None:
         """Add an uploaded file to the clips, and show it."""
         try:
-            self.sounds[f"{name} (yours)"] = parts.decode(name, content)
-        except audio.Unusable as error:
-            self.message.value = parts.escape(f"{name}: {error}")
+            self.sounds[f"{name} (yours)"] = load()
+        except parts.NO_SOUND as error:
+            self.message.value = f"{parts.escape(name)}: {parts.reason(error)}"
             return
         self.clip.options = list(self.sounds)
         self.clip.value = f"{name} (yours)"

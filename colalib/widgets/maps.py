@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,13 @@ class Map(anywidget.AnyWidget):
     added = traitlets.List().tag(sync=True)
     latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
 
+    @traitlets.validate("column")
+    def known(self, proposal: dict) -> str:
+        """Refuse a column that is not there, such as one that was kept for another store."""
+        if proposal["value"] not in self.columns:
+            raise traitlets.TraitError(f"no column {proposal['value']!r}")
+        return proposal["value"]
+
 
 def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
     """Return the first `seconds` of samples at 16 kHz as MP3."""
@@ -84,7 +92,7 @@ def preview(path: Path) -> bytes:
     """Return the beginning of a recording as MP3; nothing if it cannot be read."""
     try:
         return to_mp3(audio.load_audio(path))
-    except audio.Unusable:
+    except parts.NO_SOUND:
         return b""
 
 
@@ -128,15 +136,15 @@ def stand_in(path: Path, folder: Path) -> Path:
     plays = path.suffix.lower() in PLAYABLE
     # named by the content: an edited recording gets another
     identity = [str(path)]
-    if path.exists():
+    with suppress(OSError):  # it is gone, or may not be read
         identity += [str(path.stat().st_mtime_ns), str(path.stat().st_size)]
     copy = folder / (fingerprint(identity) + (path.suffix if plays else ".mp3"))
     if plays and not copy.exists():
         with suppress(OSError):  # on another disk, or a file system without hard links
             copy.hardlink_to(path)
-    if not copy.exists():
-        with atomic(copy) as file:
-            file.write(preview(path))
+    if not copy.exists() and (sound := preview(path)):
+        with suppress(OSError), atomic(copy) as file:  # without room on the disk a map without this sound
+            file.write(sound)
     return copy
 
 
@@ -194,7 +202,7 @@ class EmbeddingMap(parts.WidgetWithFallback):
         self.spaces = spaces
         self.k = k
         self.page = self.make_page(corpus, columns or colour_columns(store))
-        self.drop = parts.FileDrop(self.add_upload)
+        self.drop = parts.FileDrop(self.add)
         options = {"continuous_update": False, "layout": {"width": "24em"}}
         self.path = w.Text(placeholder="or a path, then Enter", **options)
         self.path.observe(self.add_path, "value")
@@ -210,7 +218,6 @@ class EmbeddingMap(parts.WidgetWithFallback):
         groups = clips["group"].values
         near = [neighbours(space.features, groups, self.k) for space in self.spaces.values()]
         points = np.stack([space.reducer.embedding_ for space in self.spaces.values()])
-        paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
         return Map(
             size=len(clips),
             names=list(self.spaces),
@@ -220,37 +227,34 @@ class EmbeddingMap(parts.WidgetWithFallback):
             points=points.astype(np.float32).tobytes(),
             near=[of_space.ravel().tolist() for of_space in near],
             k=near[0].shape[1],
-            **page_sounds([corpus.root / paths[clip] for clip in clips["clip_id"]]),
+            **page_sounds([corpus.root / path for path in clips["path"]]),
         )
 
-    def add(self, name: str, load) -> None:
-        """Place a recording on the maps; `load()` returns its samples or raises `audio.Unusable`."""
+    def add(self, name: str, load: Callable[[], np.ndarray]) -> None:
+        """Place a recording on the maps; `load()` returns its samples or raises the reason why it cannot."""
         title = parts.escape(name)
+        self.message.value = f"{title}: embedding …"
         try:
             wave = load()
-        except audio.Unusable as error:
-            self.message.value = f"{title}: {parts.escape(str(error))}"
+            placed = [place(space, wave, self.store, self.k) for space in self.spaces.values()]
+            sound = base64.b64encode(to_mp3(wave)).decode()
+        # also a path that no file can have, no such home folder, too long for the memory
+        except (*parts.NO_SOUND, ValueError, RuntimeError, MemoryError) as error:
+            self.message.value = f"{title}: {parts.reason(error)}"
             return
-        self.message.value = f"{title}: embedding …"
-        placed = [place(space, wave, self.store, self.k) for space in self.spaces.values()]
         recording = {
             "name": name,
-            "sound": "data:audio/mpeg;base64," + base64.b64encode(to_mp3(wave)).decode(),
+            "sound": f"data:audio/mpeg;base64,{sound}",
             "points": [point.tolist() for point, _ in placed],
             "near": [near.tolist() for _, near in placed],
         }
         self.page.added = [*self.page.added, recording]
         self.message.value = f"{title}: the star on the map. Its nearest clips are listed."
 
-    def add_upload(self, name: str, content: bytes) -> None:
-        """Place an uploaded file."""
-        self.add(name, lambda: parts.decode(name, content))
-
     def add_path(self, change) -> None:
         """Place the file at the path that was typed."""
-        if change["new"].strip():
-            file = Path(change["new"].strip()).expanduser()
-            self.add(file.name, lambda: audio.load_audio(file))
+        if path := change["new"].strip():
+            self.add(parts.shown_name(path), lambda: audio.load_audio(Path(path).expanduser()))
 
     def static_figure(self) -> Figure:
         """Return the maps as a figure."""

@@ -23,7 +23,7 @@ from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.evaluation import plots
 from colalib.widgets import parts
-from colalib.widgets.choices import keep_choice, read_choices
+from colalib.widgets.choices import change_choice, read_settings
 
 AUGMENTATIONS = {
     "random_filter": segments.random_filter,
@@ -125,7 +125,7 @@ class PairPlayer(parts.WidgetWithFallback):
         self.store = store
         self.encoders = encoders
         self.seed = seed
-        self.score = kept_score()
+        self.score = valid_score(read_settings("quiz"))
         # after a restart other questions than those that were answered before
         self.rng = np.random.default_rng([seed, self.score.get("you", [0, 0])[1]])
         self.rows = clips_to_ask(store, candidates)
@@ -195,27 +195,31 @@ class PairPlayer(parts.WidgetWithFallback):
         chosen = {"you": self.choose.index(button)}
         anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(self.question.crops()))
         chosen |= {name: choice(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
-        for name, candidate in chosen.items():
-            right, asked = self.score.get(name, [0, 0])
-            self.score[name] = [right + (candidate == self.question.answer), asked + 1]
-        keep_choice("quiz", self.score)
+
+        def count(kept: dict) -> dict:
+            score = valid_score(kept)
+            for name, candidate in chosen.items():
+                right, asked = score.get(name, [0, 0])
+                score[name] = [right + (candidate == self.question.answer), asked + 1]
+            return score
+
+        self.score = change_choice("quiz", count)
         self.show()
-        right = chosen.pop("you") == self.question.answer
+        right = chosen["you"] == self.question.answer
         verdict = "Right" if right else f"No, it was candidate {self.question.answer + 1}"
-        others = "; ".join(f"{name} chose {candidate + 1}" for name, candidate in chosen.items())
-        self.verdict.value = f"<b>{verdict}.</b> {others}<br>{self.standing()}"
+        others = "; ".join(f"{name} chose {chosen[name] + 1}" for name in self.encoders)
+        self.verdict.value = f"<b>{verdict}.</b> {parts.escape(others)}<br>{self.standing()}"
 
     def reset_score(self, _) -> None:
         """Forget the score."""
-        self.score.clear()
-        keep_choice("quiz", self.score)
+        self.score = change_choice("quiz", lambda kept: {})
         self.show()
 
     def standing(self) -> str:
-        """Return the score in words."""
+        """Return the score in words, as HTML."""
         score = {name: self.score.get(name, [0, 0]) for name in ("you", *self.encoders)}
         words = (f"{name} {right} of {asked}" for name, (right, asked) in score.items())
-        return "right so far: " + ", ".join(words)
+        return parts.escape("right so far: " + ", ".join(words))
 
     def altered(self, number: int, place: tuple[int, int]) -> np.ndarray:
         """Return the segment [SEGMENT_FRAMES, n_mels] as the encoders get it; the same for one question."""
@@ -232,8 +236,8 @@ class PairPlayer(parts.WidgetWithFallback):
         x = self.altered(number, place)
         try:
             player = parts.sound(self.heard(x, place), name, self.store.mel.sample_rate)
-        except audio.Unusable as error:
-            player = f"<b>{name}</b> cannot be played: {parts.escape(str(error))}"
+        except parts.NO_SOUND as error:
+            player = f"<b>{name}</b> cannot be played: {parts.reason(error)}"
         picture = parts.picture(
             card_figure(self.store, place, x, hidden), f"log-mel spectrogram of the {name}"
         )
@@ -249,7 +253,10 @@ class PairPlayer(parts.WidgetWithFallback):
         )
 
     def heard(self, x: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-        """Return samples: of the recording, or of what the augmentations left. Raises `audio.Unusable`."""
+        """Return samples: of the recording, or of what the augmentations left.
+
+        Raises one of `parts.NO_SOUND`.
+        """
         if any(switch.value for switch in self.switches.values()):
             return audio.resynthesise(x, self.store.mel)
         clip, start = place
@@ -262,11 +269,15 @@ class PairPlayer(parts.WidgetWithFallback):
         return plots.panels([(role, segment(self.store, place)) for role, place in self.question.crops()])
 
 
-def kept_score() -> dict[str, list[int]]:
-    """Return the score that is kept, name → [right, asked]; an empty one if it is damaged."""
-    score = read_choices().get("quiz")
-    valid = isinstance(score, dict) and all(isinstance(counts, list) for counts in score.values())
-    return score if valid else {}
+def valid_score(kept: dict) -> dict[str, list[int]]:
+    """Return the score that is kept, name → [right, asked], without what is no score."""
+    return {name: counts for name, counts in kept.items() if is_count(counts)}
+
+
+def is_count(counts) -> bool:
+    """Return whether these are two whole numbers, [right, asked], that a person can have reached."""
+    whole = isinstance(counts, list) and [type(number) for number in counts] == [int, int]
+    return whole and 0 <= counts[0] <= counts[1] < 1_000_000
 
 
 def clips_to_ask(store: MelStore, candidates: int) -> np.ndarray:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import anywidget
 import ipywidgets
@@ -23,10 +25,13 @@ import traitlets
 from matplotlib.figure import Figure
 
 from colalib.data import audio
+from colalib.data.corpus import UNPRINTABLE
 from colalib.evaluation import plots
-from colalib.widgets.choices import keep_choice, read_choices
+from colalib.widgets.choices import change_choice, read_settings
 
 ROW = {"flex_flow": "row wrap"}  # layout of a row that breaks where the window is narrow
+NO_SOUND = (audio.Unusable, OSError)  # what loading a recording raises: for its own fault, or the machine's
+MAX_UPLOAD = 500_000_000  # bytes; 47 minutes of a CD as WAV
 
 
 class WidgetWithFallback(ipywidgets.VBox):
@@ -52,7 +57,7 @@ def persist(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "v
     Values are kept by the names of `widget` and control in `choices.json` beside the course's runs.
     A value that a control no longer accepts is ignored.
     """
-    kept = read_choices().get(widget, {})
+    kept = read_settings(widget)
     for name, control in controls.items():
         if name in kept:
             # traitlets raises errors of its own; such a value is from another version of the widget
@@ -60,7 +65,7 @@ def persist(widget: str, controls: dict[str, ipywidgets.Widget], trait: str = "v
                 setattr(control, trait, tuple(kept[name]) if isinstance(kept[name], list) else kept[name])
 
         def keep(change, name=name):
-            keep_choice(widget, read_choices().get(widget, {}) | {name: change["new"]})
+            change_choice(widget, lambda settings: settings | {name: change["new"]})
 
         control.observe(keep, trait)
 
@@ -89,6 +94,11 @@ def sound(wave: np.ndarray, label: str, sample_rate: int = 16_000) -> str:
         f'<audio controls preload="auto" aria-label="{name}" style="width:100%;max-width:28em;height:36px" '
         f'src="{plots.player(wave, sample_rate).src_attr()}"></audio>'
     )
+
+
+def reason(error: Exception) -> str:
+    """Return as HTML, in a line, why something could not be done."""
+    return escape(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def png(figure: Figure) -> bytes:
@@ -123,29 +133,53 @@ def listing(values: dict[str, str]) -> str:
 
 
 class FileDrop(anywidget.AnyWidget):
-    """A button for audio files, chosen or dropped on it; calls `on_file(name, content)` for each."""
+    """A button for audio files, chosen or dropped on it; calls `on_file(name, load)` for each.
+
+    `load()` returns the samples at 16 kHz, or raises one of `NO_SOUND` with the reason.
+    """
 
     _esm = Path(__file__).parent / "drop.js"
     label = traitlets.Unicode("your own file").tag(sync=True)
+    limit = traitlets.Int(MAX_UPLOAD).tag(sync=True)  # bytes; the page sends no content of larger files
 
-    def __init__(self, on_file: Callable[[str, bytes], None]):
+    def __init__(self, on_file: Callable[[str, Callable[[], np.ndarray]], None]):
         super().__init__()
         self.on_file = on_file
-        self.received = bytearray()
+        self.folder = tempfile.TemporaryDirectory()
+        self.files: dict[str, Path] = {}  # that are on their way, by the numbers that the page gives them
         self.on_msg(self.take_slice)
 
     def take_slice(self, _, message: dict, buffers: list) -> None:
-        """Append one slice of a file; hand the file over when it is complete."""
-        if message["start"] == 0:
-            self.received.clear()
-        self.received.extend(buffers[0])
-        if len(self.received) >= message["size"]:
-            self.on_file(Path(message["name"]).name, bytes(self.received))
+        """Append one slice to its file; hand the file over when it is complete."""
+        name = shown_name(message["name"])
+        upload, size, start = message["id"], message["size"], message["start"]
+        if size > self.limit or message.get("error"):
+            self.files.pop(upload, None)
+            too_large = f"larger than {self.limit / 1e6:.0f} MB: cut it, or save it as FLAC or MP3"
+            return self.on_file(name, partial(refuse, message.get("error") or too_large))
+        if start == 0:
+            self.files[upload] = Path(self.folder.name) / uuid.uuid4().hex
+        if upload not in self.files:  # the kernel was started anew meanwhile, or the disk is full
+            return
+        try:
+            with open(self.files[upload], "ab") as file:
+                file.write(buffers[0])
+        except OSError as error:
+            self.files.pop(upload).unlink(missing_ok=True)
+            return self.on_file(name, partial(refuse, f"cannot be kept: {error.strerror}"))
+        if start + len(buffers[0]) >= size:
+            file = self.files.pop(upload)
+            try:
+                self.on_file(name, partial(audio.load_audio, file))
+            finally:
+                file.unlink()
 
 
-def decode(name: str, content: bytes) -> np.ndarray:
-    """Return an uploaded audio file as samples at 16 kHz. Raises `audio.Unusable` with the reason."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"upload{Path(name).suffix}"
-        file.write_bytes(content)
-        return audio.load_audio(file)
+def shown_name(path: str) -> str:
+    """Return the name of a file as it can be shown: one line of text, not too long."""
+    return UNPRINTABLE.sub("_", PurePath(path).name)[:80] or "your file"
+
+
+def refuse(reason: str) -> None:
+    """Raise `audio.Unusable`."""
+    raise audio.Unusable(reason)

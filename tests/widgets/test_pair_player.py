@@ -1,0 +1,76 @@
+"""The pair player: questions as pre-training asks them, and a quiz that keeps score."""
+
+import numpy as np
+import pytest
+
+from colalib import evaluation, widgets
+from colalib.data import audio
+from colalib.data.clips import pretraining_clips
+from colalib.encoder import Encoder
+from colalib.widgets import pairs
+from colalib.widgets.choices import read_settings
+
+
+def test_a_question_has_one_answer(mel_store):
+    rng, answers = np.random.default_rng(0), []
+    groups = mel_store.clips["group"].values
+    for _ in range(60):
+        q = pairs.draw(mel_store, rng)
+        same = [clip == q.anchor[0] for clip, _ in q.candidates]
+        assert same.index(True) == q.answer
+        assert sum(same) == 1
+        assert all(groups[clip] != groups[q.anchor[0]] for clip, _ in q.candidates if clip != q.anchor[0])
+        answers.append(q.answer)
+    assert set(answers) == {0, 1, 2, 3}
+
+
+def test_an_encoder_finds_the_anchor_itself(mel_store):
+    q = pairs.draw(mel_store, np.random.default_rng(1))
+    anchor = pairs.segment(mel_store, q.anchor)
+    others = [pairs.segment(mel_store, c) for c in q.candidates]
+    encoder = evaluation.calibrate_batchnorm(Encoder(), pretraining_clips([mel_store]))
+    assert anchor.shape == (98, 64)
+    assert pairs.choice(encoder, anchor, [*others, anchor]) == 4
+
+
+def test_the_quiz_keeps_score(corpus, mel_store):
+    player = widgets.pair_player(corpus, mel_store, {"random": Encoder()})
+    player.mode.value = "quiz"
+    assert "positive" not in "".join(card.value for card in player.cards)
+    button = player.choose[0]
+    button.click()
+    button.click()  # once more: it counts once
+    assert {name: asked for name, (_, asked) in read_settings("quiz").items()} == {"you": 1, "random": 1}
+    assert "right so far: you" in player.verdict.value
+    assert button.disabled
+    seen = [card.value for card in player.cards]
+    again = widgets.pair_player(corpus, mel_store, {"random": Encoder()})  # as after a restart
+    assert [card.value for card in again.cards] != seen, "another question"
+    player.forget.click()
+    assert read_settings("quiz") == {}
+
+
+def test_augmentations_are_seen_heard_and_kept(corpus, mel_store):
+    player = widgets.pair_player(corpus, mel_store)
+    before = [card.value for card in player.cards]
+    player.switches["random_band_mask"].value = True
+    altered = [card.value for card in player.cards]
+    assert all(a != b for a, b in zip(before, altered))
+    assert widgets.pair_player(corpus, mel_store).switches["random_band_mask"].value
+    player.switches["random_band_mask"].value = False
+    assert [card.value for card in player.cards] == before, "the same question"
+    player.another.click()
+    assert [card.value for card in player.cards] != before
+
+
+@pytest.mark.parametrize("error", [audio.Unusable("gone"), PermissionError(13, "Permission denied")])
+def test_a_recording_that_cannot_be_heard_says_why(corpus, mel_store, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(audio, "load_audio", fail)
+    player = widgets.pair_player(corpus, mel_store)
+    reason = getattr(error, "strerror", None) or str(error)
+    for card in player.cards:
+        assert f"cannot be played: {reason}" in card.value
+        assert "<img" in card.value, "the picture is there"
