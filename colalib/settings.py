@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from colalib.errors import UserError
 
@@ -116,3 +117,30 @@ def check_limits(config: PretrainConfig | FinetuneConfig) -> None:
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             wanted = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise UserError(f"{f.name.replace('_', ' ')} must be {wanted}, not {value:g}")
+
+
+def read_config(kind: type, values: dict, where: Path | str):
+    """Return the config dataclass `kind` from values that a file holds; missing ones get their defaults.
+
+    Raises `UserError` for settings that are unknown, of another type or out of their limits; `where` names
+    the file.
+    """
+    types = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    known = {field.name: field.type for field in fields(kind)}
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: damaged: no settings")
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(
+                f"{where}: unknown setting {name!r}: was it written by a newer version of colalib?"
+            )
+        wanted = known[name].removesuffix(" | None")
+        fits = isinstance(value, types[wanted]) and isinstance(value, bool) == (wanted == "bool")
+        if not fits and not (value is None and known[name] != wanted):
+            raise UserError(f"{where}: damaged: {name} is {str(value)[:40]!r}")
+    config = kind(**values)
+    try:
+        check_limits(config)
+    except UserError as error:
+        raise UserError(f"{where}: damaged: {error}") from None
+    return config

@@ -18,6 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 
 from colalib.data.decoding import Unusable, check_rate, decode
+from colalib.errors import UserError
+from colalib.settings import read_config, setting
 
 MIN_SECONDS = 0.1  # a shorter clip is not usable
 MIN_PEAK_DB = -80.0  # dBFS; a clip with a lower peak counts as silent
@@ -32,19 +34,27 @@ class MelConfig:
     Defaults: COLA (arXiv 2010.10915, section 3.1) with librosa's conventions.
     """
 
-    sample_rate: int = 16_000  # Hz
-    n_fft: int = 1024  # samples; the 400-sample window is zero-padded to this
-    window: int = 400  # samples of the Hann window (25 ms)
-    hop: int = 160  # samples between frames (10 ms)
-    n_mels: int = 64  # bands
-    fmin: float = 60.0  # Hz, lower edge of the lowest band
-    fmax: float = 7800.0  # Hz, upper edge of the highest band
-    floor: float = 1e-5  # smallest mel magnitude before the logarithm
+    sample_rate: int = setting(16_000, "Hz", limits=(1000, 1_000_000))
+    n_fft: int = setting(1024, "samples; the window is zero-padded to this", limits=(16, 65_536))
+    window: int = setting(400, "samples of the Hann window (25 ms)", limits=(16, 65_536))
+    hop: int = setting(160, "samples between frames (10 ms)", limits=(1, 65_536))
+    n_mels: int = setting(64, "bands", limits=(1, 1024))
+    fmin: float = setting(60.0, "Hz, lower edge of the lowest band", limits=(0, None))
+    fmax: float = setting(7800.0, "Hz, upper edge of the highest band", limits=(1, None))
+    floor: float = setting(1e-5, "smallest mel magnitude before the logarithm", limits=(1e-30, 1))
 
     @property
     def silence(self) -> float:
         """The value of a silent frame, ln(floor); short clips are padded with it."""
         return float(np.log(self.floor))
+
+    @classmethod
+    def read(cls, values: dict, where: Path | str) -> MelConfig:
+        """Return the settings that a file holds. Raises `UserError` if they cannot be used."""
+        config = read_config(cls, values, where)
+        if config.window > config.n_fft or not config.fmin < config.fmax <= config.sample_rate / 2:
+            raise UserError(f"{where}: damaged: mel settings that contradict each other")
+        return config
 
     def seconds(self, frames: float) -> float:
         """Return the duration of `frames` hops in seconds."""

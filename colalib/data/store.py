@@ -372,7 +372,7 @@ class MelStore:
             raise UserError(f"{self.path} is not finished: run prepare again, it goes on where it stopped")
         try:
             self.name: str = config["corpus"]
-            self.mel = MelConfig(**config["mel"])
+            self.mel = MelConfig.read(config["mel"], self.path / "config.json")
             self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
             self.quarantine = read_table(self.path / "quarantine.csv")
             duplicates = self.path / "duplicates.csv"  # stores of an earlier version have none
@@ -381,7 +381,9 @@ class MelStore:
             self.ids = np.array([f"{self.id_prefix}/{clip}" for clip in self.clips["clip_id"]])
             self._where = self.clips[NUMBERS].values
             self.clips.iloc[0]  # raises IndexError if there is no clip
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        except UserError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             what = f"{type(error).__name__} {error}".splitlines()[0]
             raise UserError(f"{self.path}: damaged ({what}): prepare it again, to another folder") from None
         self._shard = lru_cache(maxsize=most_open_files() // 4)(self._open_shard)

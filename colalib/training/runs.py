@@ -30,7 +30,7 @@ from colalib.data.store import MelStore
 from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.files import atomic, is_main_process, read_json, write_json
-from colalib.settings import FinetuneConfig, PretrainConfig
+from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig, read_config
 
 # the run folder that comes with the package, with its model card
 DEFAULT = Path(__file__).parents[1] / "default"
@@ -71,6 +71,9 @@ class Run:
         description = read_json(self.path / "config.json", "a run (made by pretrain or finetune)")
         if not {"arch", "mel"} <= description.keys():
             raise UserError(f"{self.path} is not a run (made by pretrain or finetune)")
+        if not isinstance(description["arch"], str) or description["arch"] not in ARCHITECTURES:
+            raise UserError(f"{self.path / 'config.json'}: unknown architecture {description['arch']!r}")
+        MelConfig.read(description["mel"], self.path / "config.json")
         return description
 
     @property
@@ -81,9 +84,10 @@ class Run:
     @property
     def config(self) -> PretrainConfig | FinetuneConfig:
         """The settings. A setting that is newer than the run has its default."""
-        config = CONFIGS[self.kind]
-        names = {field.name for field in dataclasses.fields(config)}
-        return config(**{name: value for name, value in self.description["config"].items() if name in names})
+        file = self.path / "config.json"
+        if self.kind not in CONFIGS:
+            raise UserError(f"{file}: damaged: a run of kind {self.kind!r}")
+        return read_config(CONFIGS[self.kind], self.description.get("config"), file)
 
     @property
     def mel(self) -> MelConfig:

@@ -124,3 +124,42 @@ def test_the_default_encoder_is_what_its_card_says():
     card = (runs.DEFAULT / "README.md").read_text()
     for fact in (f"--steps {length['steps']}", f"{data['n_clips']:,} clips", run.weights_hash):
         assert fact in card
+
+
+@pytest.mark.parametrize(
+    "part, name, value",
+    [
+        ("mel", "hop", -1),
+        ("mel", "hop", 0),
+        ("mel", "n_mels", 10**9),
+        ("mel", "n_mels", "64"),
+        ("mel", "sample_rate", None),
+        ("mel", "fmin", float("nan")),
+        ("mel", "window", 2048),
+        ("mel", "fmax", 9000.0),
+        ("mel", "colour", 1),
+        ("config", "lr", "high"),
+        ("config", "seed", 0.5),
+        ("config", "symmetric", 1),
+        ("config", "invented", 1),
+        (None, "arch", ["b0"]),
+        (None, "arch", "b7"),
+        (None, "kind", "dream"),
+        (None, "mel", 5),
+        (None, "config", None),
+    ],
+)
+def test_a_damaged_config_is_refused_in_one_line(pretrained, tmp_path, part, name, value):
+    description = json.loads((pretrained / "config.json").read_text())
+    (description[part] if part else description)[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    run = Run(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json: ") as error:
+        _ = run.mel, run.config
+    assert "\n" not in str(error.value)
+
+
+def test_deep_nesting_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="damaged"):
+        _ = Run(tmp_path).description
