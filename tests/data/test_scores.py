@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from colalib.data import corpora
 from colalib.data.scores import build as building
 from colalib.data.scores import performing, reading, rendering, soundfont
 from colalib.errors import UserError
@@ -193,7 +194,7 @@ def test_timbre_alone_is_not_enough(corpus, rows):
 def test_complete_corpus_is_left_alone(corpus, monkeypatch):
     monkeypatch.setattr(building, "read_tunes", lambda *_: pytest.fail("built again"))
     building.build(corpus, clips_per_class=CLIPS, progress=False)
-    with pytest.raises(UserError, match=r"seed 0.*delete that folder"):
+    with pytest.raises(UserError, match=r"seed 0.*choose another folder"):
         building.build(corpus, clips_per_class=CLIPS, seed=1, progress=False)
 
 
@@ -236,3 +237,16 @@ def test_small_corpus_agrees_with_a_large_one(small, corpus):
     for path, digest in hashes(small).items():
         if path.startswith("audio"):
             assert files[path] == digest
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"name": "mine", "version": 1}', "not json"])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, config):
+    root = tmp_path / "scores"
+    root.mkdir()
+    (root / "index.csv").write_text("path\nmine.wav\n")
+    if config is not None:
+        (root / "config.json").write_text(config)
+    before = {path.name: path.read_bytes() for path in root.iterdir()}
+    with pytest.raises(UserError):
+        corpora.load("scores", data=tmp_path)
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == before

@@ -12,7 +12,7 @@ from colalib.data import scores
 from colalib.data.corpora import download, fma, folder, public
 from colalib.data.corpus import Corpus
 from colalib.errors import UserError
-from colalib.files import data_folder, locked
+from colalib.files import data_folder
 
 __all__ = ["ARCHIVES_OF", "DESCRIPTIONS", "Corpus", "corpus_folder", "fetch", "load"]
 
@@ -98,8 +98,7 @@ def load(
         root = data_folder(data) / f"scores{size}"
         from colalib.data.scores.build import build  # takes half a second to import
 
-        with locked(root):
-            build(root, clips_per_class=clips_per_class, jobs=jobs)
+        build(root, clips_per_class=clips_per_class, jobs=jobs)
         return folder.load(root, name="scores")
     if name in READERS:
         return _load_public(name, corpus_folder(name, data))

@@ -29,7 +29,7 @@ from colalib.data.scores import CLIPS_PER_CLASS, reading
 from colalib.data.scores.reading import CLASSES, Piece
 from colalib.data.scores.rendering import RATE, render
 from colalib.errors import UserError
-from colalib.files import atomic, read_json, write_json
+from colalib.files import atomic, locked, read_json, write_json
 
 VERSION = 1  # of what a clip sounds like: raise it when rendering changes
 CLIPS_PER_TUNE = 3  # a class has as many tunes as that takes, or all there are
@@ -70,23 +70,45 @@ def build(
         jobs: number of processes.
 
     Raises:
-        UserError: `root` holds a corpus of another seed or version.
+        UserError: `root` holds a corpus of another seed or version, or something else.
     """
     root = Path(root)
     if clips_per_class < 1:
         raise UserError(f"clips_per_class is {clips_per_class}: a class needs at least one clip")
     config = {"version": VERSION, "seed": seed, "clips_per_class": clips_per_class}
-    if (root / "config.json").exists():
-        before = read_json(root / "config.json", "a rendered corpus")
-        if (before["version"], before["seed"]) != (VERSION, seed):
-            raise UserError(
-                f"{root} holds scores version {before['version']} with seed {before['seed']}, "
-                f"not version {VERSION} with seed {seed}: delete that folder or choose another"
-            )
-        if before == config and (root / "index.csv").exists():
+    if is_complete(root, config):
+        return  # needs neither a lock nor the right to write
+    with locked(root):
+        if is_complete(root, config):  # another process was here
             return
-    (root / "index.csv").unlink(missing_ok=True)
-    write_json(root / "config.json", config)
+        (root / "index.csv").unlink(missing_ok=True)
+        write_json(root / "config.json", config)
+        add_missing(root, clips_per_class, seed, jobs, progress)
+
+
+def is_complete(root: Path, config: dict) -> bool:
+    """Return whether the corpus is there as `config` describes it.
+
+    Raises `UserError` if the folder holds a corpus of another seed or version, or something that was not
+    made here.
+    """
+    if not root.exists() or all(path.match(".config.json.*.part") for path in root.iterdir()):
+        return False
+    before = read_json(root / "config.json", "a rendered corpus, so its files are left alone")
+    if before.keys() != config.keys():
+        raise UserError(
+            f"{root} is not a rendered corpus, so its files are left alone: choose another --data"
+        )
+    if (before["version"], before["seed"]) != (config["version"], config["seed"]):
+        raise UserError(
+            f"{root} holds scores version {before['version']} with seed {before['seed']}, not version "
+            f"{config['version']} with seed {config['seed']}: choose another folder with --data"
+        )
+    return before == config and (root / "index.csv").exists()
+
+
+def add_missing(root: Path, clips_per_class: int, seed: int, jobs: int, progress: bool) -> None:
+    """Render the clips that are missing, and write index.csv."""
 
     tunes = read_tunes(root, max(MIN_TUNES, ceil(clips_per_class / CLIPS_PER_TUNE)), seed, jobs, progress)
     clips = plan_clips(tunes, clips_per_class)
