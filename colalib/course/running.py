@@ -91,7 +91,7 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
     )
     failed = None
     try:
-        client.execute()
+        client.execute(cleanup_kc=True)  # the manager is ours: shut its kernel down
     except CellExecutionError as error:
         failed = error
     finally:

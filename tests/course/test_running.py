@@ -1,7 +1,11 @@
 """Running the course: what is refused before anything is built."""
 
+import json
+import sys
 from collections import namedtuple
 
+import nbformat
+import psutil
 import pytest
 
 from colalib.course import running
@@ -21,3 +25,20 @@ def test_only_some_notebooks():
     assert [notebook.stem[:2] for notebook in running.notebooks(["01", "03"])] == ["01", "03"]
     with pytest.raises(UserError, match="no such notebooks"):
         running.notebooks(["99"])
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_in_this_interpreter_and_leaves_no_kernel(tmp_path, monkeypatch):
+    """Whatever kernel is installed as `python3`."""
+    foreign = tmp_path / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "another", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    code = "import os, sys; print(sys.executable); print(os.getpid())"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    assert running.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
+    executable, process = nbformat.read(tmp_path / "b.ipynb", 4).cells[0].outputs[0].text.split()
+    assert executable == sys.executable
+    assert not psutil.pid_exists(int(process))
