@@ -74,7 +74,6 @@ def malformed(good: bytes, rng: random.Random) -> bytes:
     return kinds[rng.choice(sorted(kinds))]()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_malformed_audio(tmp_path, form):
     """Prepare many damaged files and a few good ones: each is in the store with finite frames, or
