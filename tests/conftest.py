@@ -1,11 +1,6 @@
 """Small corpora, stores and runs, made once and shared by all tests."""
 
 import os
-
-# Threads that wait sleep, instead of spinning: on a busy machine the tests take a quarter of the time.
-# torch reads this when it is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import subprocess
 import sys
 from pathlib import Path
