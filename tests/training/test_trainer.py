@@ -120,7 +120,7 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     assert "Traceback" not in error
     step = torch.load(ended / "last.ckpt", weights_only=True)["global_step"]
     assert 2 < step < 24
-    assert step % 5 == 2, "beside the steps that are logged"
+    assert step % 5 != 0, "not at a step that is logged"
     for out, more in ((ended, ["--resume"]), (whole, [])):
         done = run_command("pretrain", mel_store.path, "--out", out, *length, *more, **ONE_THREAD)
         assert done.returncode == 0, done.stderr
