@@ -90,7 +90,7 @@ class ResultsExplorer(parts.WidgetWithFallback):
         right = w.VBox([self.heard, self.more], layout={"flex": "1 1 20em", "margin": "0 0 0 12px"})
         below = [w.VBox([caption, self.matrix], layout={"max_width": "100%"}), right]
         row = w.HBox(below, layout=parts.ROW | {"align_items": "flex-start"})
-        self.children = [w.HBox([self.task, self.model]), self.bars, row]
+        self.children = [w.HBox([self.task, self.model], layout=parts.ROW), self.bars, row]
 
     def of_task(self) -> pd.DataFrame:
         """Return the predictions of the chosen task."""

@@ -76,7 +76,8 @@ class Page:
         while time.monotonic() < end:
             idle.wait_for()
             found = self.page.evaluate(prompts)
-            if all(re.search(r"\d", prompt) for prompt in found):
+            # a widget whose messages came before the page was ready shows nothing: then the cells run again
+            if all(re.search(r"\d", prompt) for prompt in found) and self.shown():
                 return
             # a kernel that is only coming up drops cells silently
             if not any("*" in prompt for prompt in found):
@@ -84,6 +85,16 @@ class Page:
                 self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
             time.sleep(1)
         raise AssertionError(f"the cells did not all run: {found}")
+
+    def shown(self, seconds=30):
+        """Return whether the last cell shows something; a widget may take a while."""
+        try:
+            self.page.wait_for_function(
+                "e => e.innerText.trim()", arg=self.output().element_handle(), timeout=1000 * seconds
+            )
+            return True
+        except playwright.TimeoutError:
+            return False
 
     def output(self):
         """Return the output of the last cell."""

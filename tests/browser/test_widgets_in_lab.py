@@ -100,6 +100,7 @@ def lab(executed):
         "--IdentityProvider.token=course",
         f"--ServerApp.root_dir={root}",
         "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",
     ]
     # asks nobody outside, and shows no box about it
     quiet = {"fetchNews": "false", "checkForUpdates": False}
@@ -402,9 +403,8 @@ def test_a_matrix_in_the_dark(opened):
     page = opened("matrix-50.ipynb")
 
     def take_theme(name):
-        page.page.get_by_role("menuitem", name="Settings", exact=True).click()
-        page.page.get_by_role("menuitem", name="Theme", exact=True).click()
-        page.page.get_by_role("menuitem", name=name, exact=True).click()
+        change = "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })"
+        page.page.evaluate(change, name)
         page.wait_until(f"() => document.body.dataset.jpThemeName === '{name}'")
 
     contrast = """e => {
