@@ -67,7 +67,12 @@ function render({ model, el }) {
     cell([row, column]).classList.add("cola-pressed");
     model.send({ label: classes[row], predicted: classes[column] });
   }
-  table.onpointerover = (event) => { if (under(event)) show(under(event)); };
+  let pointer = ""; // a table that scrolls under a resting pointer does not count as pointing
+  table.onpointerover = (event) => {
+    const at = `${event.clientX} ${event.clientY}`;
+    if (at !== pointer && under(event)) show(under(event));
+    pointer = at;
+  };
   table.onpointerleave = () => { words.textContent = table.contains(document.activeElement) ? describe(current) : ""; };
   table.addEventListener("focusin", (event) => { if (under(event)) show(under(event)); });
   table.onclick = (event) => { if (under(event)) go(under(event)), press(current); };
