@@ -126,6 +126,8 @@ class Page:
     def fits(self, width=740):
         """Wait until nothing is cut off at the right, on half a screen with the file browser closed."""
         usual = self.page.viewport_size
+        # a widget that keeps the keyboard for itself would keep this shortcut too
+        self.page.evaluate("document.activeElement.blur()")
         self.page.keyboard.press("Control+b")
         self.page.set_viewport_size({"width": width, "height": 1000})
         beyond = """[...e.querySelectorAll("*")].filter(c => c.offsetParent
