@@ -17,13 +17,17 @@ ASK = timeout 5 $(BIN)/python -c "import urllib.request; urllib.request.urlopen(
 TORCH_INDEX = $(shell $(ASK) && echo $(CPU_INDEX) || echo "$(CPU_INDEX) cannot be reached" >&2)
 endif
 
-.PHONY: course lab check test faults fma-small fma-large notebooks screenshots clean
+.PHONY: course site lab check test faults fma-small fma-large notebooks screenshots clean
 
 course: .venv/ready
 	$(BIN)/python -m colalib course
 
+# the executed course as a static site in site/
+site: .venv/ready
+	$(BIN)/python -m colalib site
+
 lab: .venv/ready
-	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/01_sound_to_mel.ipynb
+	$(BIN)/python -m colalib lab
 
 check: FAST = -m "not slow and not browser"
 check test: .venv/ready-test
@@ -31,9 +35,9 @@ check test: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(FAST)
 
-# hundreds of damaged files and tables, and kills at random moments; a sample of each is in `test`
+# hundreds of damaged files, tables, runs and lists, and kills at random moments; a sample of each is in `test`
 faults: .venv/ready-test
-	COLA_FAULTS=all $(BIN)/python -m pytest tests/test_faults.py -rP
+	COLA_FAULTS=all $(BIN)/python -m pytest tests/test_faults.py tests/test_damage.py -rP
 
 # FMA (arXiv 1612.01840), fetched to DATA: pre-train on fma_large (fma-small: on fma_small itself), compare on fma_small
 DATA ?= data

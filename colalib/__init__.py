@@ -4,7 +4,11 @@ The method is in `cola` and `encoder`. Data flows data → encoder, cola → tra
 `widgets` and `course` serve the notebooks. `embed` is the short way from audio to embeddings.
 """
 
+from colalib import caches
+
 __version__ = "0.1.0"
+
+caches.use_temporary_if_needed()  # before numba and matplotlib are imported
 
 
 def embed(source, encoder="default", **options):

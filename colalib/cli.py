@@ -72,6 +72,25 @@ def course(args) -> None:
     sys.exit(course.run(args.runs, args.only))
 
 
+def lab(args) -> None:
+    from colalib import course
+
+    sys.exit(course.lab())
+
+
+def site_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--runs", help="folder that course wrote (default: runs/)")
+    parser.add_argument("--out", default="site", metavar="FOLDER", help="folder to write (default: site/)")
+
+
+def site(args) -> None:
+    from colalib.course import site
+
+    out = site.build(args.runs, args.out)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    print(f"{out / 'index.html'}: open it in a browser, or put the folder ({size:.0f} MB) on any web server")
+
+
 def bench_options(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="shorter, noisier")
 
@@ -167,6 +186,8 @@ def prepare(args) -> None:
     hours = store.mel.seconds(store.clips["frames"].sum()) / 3600
     print(f"{store.path}: {len(store)} clips, {hours:.2f} h of log-mel frames")
     print(describe_split(store.clips["split"]))
+    if corpus.note:
+        print(f"note: {corpus.note}")
     if leaks := count_leaks(store.duplicates):
         print(
             f"note: {leaks} clips sound exactly like clips of another split, listed in "
@@ -185,6 +206,7 @@ def prepare(args) -> None:
 def pretrain_options(parser: ArgumentParser) -> None:
     add_store(parser, nargs="+")
     add_training(parser, PretrainConfig)
+    parser.add_argument("--leave-out", metavar="FOLD", help="fold not to hear, so that it can judge")
     parser.add_argument("--devices", type=count, default=1, help="processes on this machine, one per GPU")
     parser.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
     parser.add_argument(
@@ -206,7 +228,13 @@ def pretrain(args) -> None:
     if args.precision:
         trainer_kwargs["precision"] = args.precision
     out = training.pretrain(
-        args.store, args.out, config, args.resume, args.accelerator, trainer_kwargs=trainer_kwargs
+        args.store,
+        args.out,
+        config,
+        args.resume,
+        args.accelerator,
+        trainer_kwargs=trainer_kwargs,
+        leave_out=args.leave_out,
     )
     if args.devices * args.nodes == 1 or is_main_process():
         print(f"encoder in {out}; judge it with: python -m colalib probe {args.store[0]} --encoder {out}")
@@ -251,12 +279,13 @@ def evaluate_options(parser: ArgumentParser) -> None:
 def evaluate(args) -> None:
     from colalib import evaluation
 
+    check_out(args.out)
     report(*evaluation.evaluate(args.store, args.run, args.accelerator), args.out)
 
 
 def probe_options(parser: ArgumentParser) -> None:
     add_store(parser)
-    add_encoder(parser, ", or mel-stats")
+    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface")
     add_task(parser)
     add_out(parser)
     add_accelerator(parser)
@@ -265,17 +294,25 @@ def probe_options(parser: ArgumentParser) -> None:
 def probe(args) -> None:
     from colalib import evaluation
 
+    check_out(args.out)
     task = args.label, args.fold, args.folds, args.arch, args.seed
     report(*evaluation.probe(args.store, args.encoder, *task, accelerator=args.accelerator), args.out)
 
 
 def compare_options(parser: ArgumentParser) -> None:
     add_store(parser)
-    runs = "run folder of a pre-trained encoder, or default; several count as seeds of one"
+    runs = (
+        "run folder, default, or with --frozen any MODULE[:PATH]; several count as seeds of one; "
+        "{fold} in a name stands for the test fold"
+    )
     parser.add_argument("--encoder", required=True, nargs="+", metavar="ENC", help=runs)
     parser.add_argument("--seeds", type=count, default=3, help="seeds of random, scratch and fine-tuned")
     parser.add_argument(
-        "--labels-per-class", type=count, nargs="+", metavar="K", help="label budgets (default: all labels)"
+        "--labels-per-class",
+        type=budget,
+        nargs="+",
+        metavar="K",
+        help="label budgets: numbers, or all (default: all)",
     )
     add_length(parser)  # of each supervised run; 20 epochs if it is not given
     parser.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
@@ -288,6 +325,7 @@ def compare(args) -> None:
     from colalib import evaluation
 
     out = Path(args.out)
+    check_out(out, figure=True)
     length = {name: getattr(args, name) for name in LENGTHS if getattr(args, name)} or {"epochs": 20}
     results = evaluation.compare(
         args.store,
@@ -322,6 +360,7 @@ def ablate(args) -> None:
     from colalib import evaluation
 
     out = Path(args.out)
+    check_out(out, figure=True)
     finetune = FinetuneConfig(label=args.label, arch=args.arch, epochs=args.epochs)
     results = evaluation.ablation(
         args.store, out.with_suffix(""), args.epochs, finetune, args.label, args.seeds, args.accelerator
@@ -331,20 +370,131 @@ def ablate(args) -> None:
 
 def embed_options(parser: ArgumentParser) -> None:
     parser.add_argument("source", help="folder of audio, an audio file, or a store")
-    add_encoder(parser, ", or mel-stats")
-    parser.add_argument("--out", type=file(".npz"), required=True, metavar="FILE.npz", help="file to write")
+    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface")
+    parser.add_argument(
+        "--every",
+        type=positive,
+        metavar="SECONDS",
+        help="embed a window of 0.98 s every so many seconds, not whole clips; column `start` has its time",
+    )
+    parser.add_argument(
+        "--out",
+        type=file(".npz", ".parquet"),
+        required=True,
+        metavar="FILE",
+        help="file to write: .npz for numpy; .parquet (needs: pip install pyarrow) for tables and "
+        "`embedding-atlas FILE --x projection_x --y projection_y --neighbors neighbors`, with sound",
+    )
     add_accelerator(parser)
 
 
 def embed(args) -> None:
     from colalib import evaluation
 
-    options = {"arch": args.arch, "seed": args.seed, "progress": True}
+    options = {"arch": args.arch, "seed": args.seed, "progress": True, "every": args.every}
     embedded = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **options)
     print(f"{args.out}: {len(embedded.vectors)} embeddings of {embedded.vectors.shape[1]} numbers")
-    if len(embedded.left_out):
-        print(f"{len(embedded.left_out)} clips left out:")
-        print(embedded.left_out.to_string(index=False, header=False))
+    tell_left_out(embedded.left_out)
+
+
+def tell_left_out(left_out) -> None:
+    """Print path and reason of each clip that could not be used, if there are any."""
+    if len(left_out):
+        print(f"{len(left_out)} clips left out:")
+        print(left_out.to_string(index=False, header=False))
+
+
+# ------------------------------------------------------------------------------------- collections
+
+
+def map_options(parser: ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of audio, a store, or the name of a corpus")
+    parser.add_argument(
+        "--out", type=file(".html"), default="map.html", metavar="FILE.html", help="file to write"
+    )
+    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_accelerator(parser)
+    parser.add_argument("--label", nargs="+", metavar="COLUMN", help="columns to colour by before all others")
+    parser.add_argument(
+        "--inside",
+        type=float,
+        default=50,
+        metavar="MB",
+        help="of sounds in the page; the others go to a folder beside it",
+    )
+
+
+def write_map(args) -> None:
+    from colalib.widgets import page
+
+    written = page.write_map(
+        args.source, args.out, args.encoder, args.label or (), args.inside, **sourcing(args)
+    )
+    print(f"{args.out}: a map of {written.clips} clips, {written.inside} of their sounds inside")
+    if written.beside:
+        print(f"{written.beside} sounds are in {written.folder}: keep that folder beside the page")
+    if written.missing:
+        print(f"{len(written.missing)} sounds are missing (first: {written.missing[0]})")
+    tell_left_out(written.left_out)
+
+
+def search_options(parser: ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of audio, a store (keeps its embeddings), or a known corpus")
+    parser.add_argument("clip", help="a clip_id of SOURCE, or any audio file")
+    parser.add_argument("-k", type=count, default=10, help="how many clips to find")
+    parser.add_argument("--other-groups", action="store_true", help="leave out the group of CLIP")
+    parser.add_argument("--out", type=file(".csv"), metavar="FILE.csv", help="table to write")
+    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_accelerator(parser)
+
+
+def search(args) -> None:
+    from colalib import collection
+    from colalib.data.tables import write_table
+
+    found = collection.search(
+        args.source, args.clip, args.k, args.encoder, args.other_groups, **sourcing(args)
+    )
+    shown = found.drop(columns=["path"] if (found["path"] == found["clip_id"]).all() else [])
+    print(shown.to_string(index=False, float_format="{:.2f}".format))
+    if args.out:
+        write_table(Path(args.out), found)
+        print(f"written to {args.out}")
+
+
+def audit_options(parser: ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of audio, a store (keeps its embeddings), or a known corpus")
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="labels to check (default: label, if there are any)"
+    )
+    parser.add_argument(
+        "--out", default="audit", metavar="FOLDER", help="folder for findings.csv and findings.html"
+    )
+    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_accelerator(parser)
+
+
+def audit(args) -> None:
+    from colalib import collection
+    from colalib.collection import page
+
+    out = Path(args.out)
+    page.check_audit_folder(out)
+    audited = collection.audit(args.source, args.label, args.encoder, **sourcing(args))
+    page.write_audit(audited, out)
+    findings = audited.findings
+    for kind, number in audited.counts().items():
+        print(f"{kind}: {number or 'none'}")
+        for finding in findings[findings["kind"] == kind].head(3).itertuples():
+            print(f"  {' and '.join(filter(None, [finding.clip_id, finding.other]))}: {finding.words}")
+    for note in audited.notes:
+        print(f"note: {note}")
+    print(f"{audited.clips} clips; written to {out / 'findings.csv'} and, to listen, {out / 'findings.html'}")
+
+
+def sourcing(args) -> dict:
+    """Return how the clips of a collection are embedded, from the options."""
+    return {"accelerator": args.accelerator, "arch": args.arch, "seed": args.seed, "progress": True}
 
 
 def export_options(parser: ArgumentParser) -> None:
@@ -360,6 +510,14 @@ def export(args) -> None:
 
 
 # ------------------------------------------------------------------------------------------ reports
+
+
+def check_out(out: str | Path | None, figure: bool = False) -> None:
+    """Refuse --out before anything is computed, if it would overwrite what another program wrote."""
+    from colalib.evaluation import intervals
+
+    if out:
+        intervals.check_replaceable(out, figure)
 
 
 def report(results: dict, predictions, out: str | Path | None) -> None:
@@ -392,7 +550,7 @@ def report_comparison(results: dict, predictions, out: Path) -> None:
     figure = Figure(figsize=(8, 1 + 0.35 * len(results["results"])))
     plots.results(results, figure.add_subplot())
     with atomic(out.with_suffix(".png")) as file:
-        figure.savefig(file, dpi=150, bbox_inches="tight")
+        figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Software": intervals.SOFTWARE})
 
 
 # ------------------------------------------------------------------------------------------ options
@@ -433,6 +591,10 @@ def count(text: str) -> int:
     return value
 
 
+def budget(text: str) -> int | None:
+    return None if text == "all" else count(text)
+
+
 def seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**63:
@@ -440,12 +602,13 @@ def seed(text: str) -> int:
     return value
 
 
-def file(suffix: str):
-    """Return the type of an option that names a file to write."""
+def file(*suffixes: str):
+    """Return the type of an option that names a file to write, with one of these endings."""
 
     def check(text: str) -> str:
-        if Path(text).suffix != suffix or Path(text).is_dir():
-            raise argparse.ArgumentTypeError(f"must name a file that ends in {suffix}, not {text!r}")
+        if Path(text).suffix not in suffixes or Path(text).is_dir():
+            wanted = " or ".join(suffixes)
+            raise argparse.ArgumentTypeError(f"must name a file that ends in {wanted}, not {text!r}")
         return text
 
     return check
@@ -481,9 +644,13 @@ def add_task(parser: ArgumentParser) -> None:
     )
 
 
-def add_encoder(parser: ArgumentParser, extra: str = "") -> None:
+def add_encoder(parser: ArgumentParser, extra: str = "", default: str | None = None) -> None:
     parser.add_argument(
-        "--encoder", required=True, metavar="ENC", help=f"a run folder, default, or random{extra}"
+        "--encoder",
+        required=default is None,
+        default=default,
+        metavar="ENC",
+        help=f"a run folder, default, random{extra}",
     )
     parser.add_argument("--arch", choices=[*ARCHITECTURES], default="b0-small", help="of the random encoder")
     parser.add_argument("--seed", type=seed, default=0, help="of the random encoder")
@@ -526,6 +693,8 @@ COMMANDS = (  # name, function, options, what it does
         course_options,
         "build the demo corpus, run all notebooks in order, print the results",
     ),
+    ("site", site, site_options, "write the executed course as a static site"),
+    ("lab", lab, lambda parser: None, "open your own copies of the notebooks in JupyterLab"),
     ("corpora", list_corpora, corpora_options, "list known corpora, and say which are on disk"),
     ("fetch", fetch, fetch_options, "fetch a public corpus"),
     ("prepare", prepare, prepare_options, "turn a corpus into a store of log-mel frames"),
@@ -559,7 +728,25 @@ COMMANDS = (  # name, function, options, what it does
         "embed",
         embed,
         embed_options,
-        "write embeddings of a folder or store as .npz: clip_id, embedding [n, d], the table's columns",
+        "write embeddings of a folder or store, with the table's columns, as .npz or .parquet",
+    ),
+    (
+        "search",
+        search,
+        search_options,
+        "find the clips that sound most like one, and the second where they do",
+    ),
+    (
+        "audit",
+        audit,
+        audit_options,
+        "look for leakage, duplicates, wrong labels, and clips that are lonely, clipped, silent or cut off",
+    ),
+    (
+        "map",
+        write_map,
+        map_options,
+        "write a map of a corpus as one HTML file: points that are heard when pressed",
     ),
     ("export", export, export_options, "write an encoder as an ONNX file, checked against torch"),
     (

@@ -12,15 +12,23 @@ and batch norms on maps with channels last, [B, H, W, C]. How they are made fast
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import efficientnet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from colalib.errors import UserError
-from colalib.fast_cpu import CPU_PRECISIONS, batch_norm, choose_cpu_precision, conv_same, depthwise, pointwise
+from colalib.fast_cpu import (
+    CPU_PRECISIONS,
+    batch_norm,
+    choose_cpu_precision,
+    conv_same,
+    depthwise,
+    pointwise,
+    silu,
+)
 from colalib.settings import ARCHITECTURES
 
 
@@ -75,11 +83,11 @@ class Encoder(nn.Module):
         if self.training and self.cpu_precision == "bf16" and x.device.type == "cpu":
             x = x.bfloat16()
         # [B, T/2, M/2, 32 (b0)]
-        x = F.silu(batch_norm(conv_same(x[..., None], net._conv_stem), net._bn0))
+        x = silu(batch_norm(conv_same(x[..., None], net._conv_stem), net._bn0))
         for block in net._blocks:
             x = mbconv(block, x)
             yield x  # [B, T/2 … T/32, M/2 … M/32, 16 … 320 (b0)]
-        yield F.silu(batch_norm(pointwise(x, net._conv_head), net._bn1))  # [B, T/32, M/32, dim]
+        yield silu(batch_norm(pointwise(x, net._conv_head), net._bn1))  # [B, T/32, M/32, dim]
 
     def block_features(self, x: Tensor) -> Tensor:
         """Return what a frozen encoder offers to a probe: block features, [B, T, M] → [B, d] float32.
@@ -91,7 +99,7 @@ class Encoder(nn.Module):
         last layer is made for the pre-training task; earlier blocks keep more of what other tasks
         need, and of where in the spectrum it is. `pool_segments` joins the segments of a clip.
         """
-        *maps, _ = self.feature_maps(x)
+        maps = islice(self.feature_maps(x), len(self.net._blocks))  # without the last layer
         means, deviations = [], []
         for m in maps:  # [B, H, W, C]
             bands = m.float().tensor_split(min(m.shape[2], 4), dim=2)  # from low to high
@@ -121,14 +129,14 @@ def mbconv(block: nn.Module, x: Tensor) -> Tensor:
     y = x
     if block._block_args.expand_ratio != 1:
         # [B, H, W, E], E = expanded channels
-        y = F.silu(batch_norm(pointwise(y, block._expand_conv), block._bn0))
+        y = silu(batch_norm(pointwise(y, block._expand_conv), block._bn0))
     # [B, H', W', E], each channel by itself
-    y = F.silu(batch_norm(depthwise(y, block._depthwise_conv), block._bn1))
+    y = silu(batch_norm(depthwise(y, block._depthwise_conv), block._bn1))
     # squeeze and excite: the mean of each channel over the map decides how much of that channel
     # passes
     # (sum, then divide: the backward pass of mean() would divide the whole map)
     squeezed = y.sum(dim=(1, 2)) / (y.shape[1] * y.shape[2])  # [B, E]
-    gate = pointwise(F.silu(pointwise(squeezed, block._se_reduce)), block._se_expand).sigmoid()  # [B, E]
+    gate = pointwise(silu(pointwise(squeezed, block._se_reduce)), block._se_expand).sigmoid()  # [B, E]
     # [B, H', W', C']
     y = batch_norm(pointwise(y * gate[:, None, None], block._project_conv), block._bn2)
     if block._depthwise_conv.stride[0] == 1 and y.shape == x.shape:

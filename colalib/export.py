@@ -42,9 +42,10 @@ def to_onnx(encoder: str | Path, out: Path | str) -> float:
     """Write the encoder of a run folder (or `default`) to the ONNX file `out`, and check it with onnxruntime.
 
     Returns the largest difference from torch, as a share of the largest value. Input `segments` [S,
-    98, M] float32; outputs `readout` [S, d], the block features, of which `encoder.pool_segments`
-    makes a clip's embedding, and `h` [S, dim]. Raises `UserError` if a package is missing or the
-    difference is above 1e-3, and then leaves no file.
+    98, M] float32; outputs `readout` [S, d], the block features, and `h` [S, dim]. A clip's
+    embedding is made by `encoder.pool_segments` of `readout`, then `evaluation.features.mel_profile`
+    (numpy only). Raises `UserError` if a package is missing or the difference is above 1e-3, and
+    then leaves no file.
     """
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -59,6 +59,11 @@ def batch_norm(x: Tensor, bn: nn.Module) -> Tensor:
     return bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+def silu(x: Tensor) -> Tensor:
+    """Return the swish of x; where no gradient is wanted, in the memory of x."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def conv_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Return the convolution of [B, H, W, C] with TensorFlow's "same" padding.
 
@@ -67,8 +72,12 @@ def conv_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
     k, stride = conv.kernel_size[0], conv.stride[0]
     top, bottom = _same_padding(x.shape[1], k, stride)
     left, right = _same_padding(x.shape[2], k, stride)
-    x = F.pad(x, (0, 0, left, right, top, bottom)).permute(0, 3, 1, 2)
-    return F.conv2d(x, conv.weight.to(x.dtype), stride=stride, groups=conv.groups).permute(0, 2, 3, 1)
+    padding = (top, left)
+    if (top, left) != (bottom, right):  # the convolution itself pads both ends alike, without a copy
+        x, padding = F.pad(x, (0, 0, left, right, top, bottom)), 0
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+    x = x.permute(0, 3, 1, 2)
+    return F.conv2d(x, conv.weight.to(x.dtype), bias, stride, padding, groups=conv.groups).permute(0, 2, 3, 1)
 
 
 def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -76,7 +85,7 @@ def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     The result is [B, ⌈H/stride⌉, ⌈W/stride⌉, C].
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and torch.is_grad_enabled():
         return _Depthwise.apply(x, conv.weight, conv.stride[0])
     return conv_same(x, conv)
 
@@ -165,6 +174,27 @@ def _taps(h: int, w: int, k: int, stride: int) -> Tensor:
     return torch.einsum("hak,wbl->hwabkl", axis(h), axis(w)).reshape(-1, k * k)
 
 
+def fold_batch_norms(encoder: nn.Module) -> nn.Module:
+    """Return a copy of a trained encoder for embedding: each batch norm is part of the convolution before it.
+
+    The running statistics of a frozen encoder are constants, so that the norm is a factor and a
+    summand per channel. Results are equal up to rounding. The copy cannot be trained.
+    """
+    folded = copy.deepcopy(encoder).eval().requires_grad_(False)
+    layers = [(folded.net, "_conv_stem", "_bn0"), (folded.net, "_conv_head", "_bn1")]
+    for block in folded.net._blocks:
+        layers += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+        if block._block_args.expand_ratio != 1:
+            layers.append((block, "_expand_conv", "_bn0"))
+    for owner, conv, norm in layers:
+        conv, bn = getattr(owner, conv), getattr(owner, norm)
+        factor = bn.weight / (bn.running_var + bn.eps).sqrt()  # [C]
+        conv.weight *= factor[:, None, None, None]
+        conv.bias = nn.Parameter(bn.bias - bn.running_mean * factor, requires_grad=False)
+        setattr(owner, norm, nn.Identity())
+    return folded
+
+
 # ------------------------------------------------------------------------------------ whole batches
 
 
@@ -239,8 +269,11 @@ def _frozen_statistics(encoder: nn.Module) -> Iterator[None]:
             norm.momentum = usual
 
 
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 64) -> Tensor:
-    """Return `function(x)`, computed `size` rows at a time: an hour of sound has 7,000 segments."""
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 32) -> Tensor:
+    """Return `function(x)`, computed `size` rows at a time: an hour of sound has 7,000 segments.
+
+    With 64 rows a CPU's maps leave its cache, and each comes from the system anew: half as fast.
+    """
     return torch.cat([function(part) for part in x.split(size)])
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -70,6 +71,25 @@ def atomic(path: Path, mode: str = "wb"):
         part.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, and raise `UserError` if no file can be written in it: before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
+
+
+def check_ours(path: Path, sign: bytes) -> None:
+    """Raise `UserError` if `path` is a file of another program: `sign` is not in its first 1,000 bytes."""
+    if path.exists():
+        with open(path, "rb") as file:
+            head = file.read(1000)
+        if head and sign not in head:
+            raise UserError(f"{path} was not written by colalib: move it away, or choose another --out")
+
+
 def _replace(part: Path, path: Path) -> None:
     """Move a file to its place, so that the move too outlives a power cut."""
     for wait in (0.1, 0.3, 1.0, 3.0, 0.0):
@@ -101,7 +121,10 @@ def locked(folder: Path):
     """Lock `folder`, which need not exist yet: other processes and threads that want it wait, and say so."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    file = folder.with_name(f".{folder.name}.lock")
+    if file.exists() and file.stat().st_size:  # a lock is empty, and is emptied when it is taken
+        raise UserError(f"{file} is a file of another program: move it away")
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=1)
     except Timeout:

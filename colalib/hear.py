@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from colalib.data.audio import log_mel
-from colalib.data.segments import SEGMENT_FRAMES
+from colalib.data.segments import SEGMENT_FRAMES, split_segments
 from colalib.data.store import to_stored
 from colalib.evaluation.features import embed_frames
 from colalib.fast_cpu import in_batches
@@ -29,8 +29,9 @@ class Model(nn.Module):
         self.encoder = run.load_encoder()
         self.mel = run.mel
         self.sample_rate = self.mel.sample_rate
-        size = self.encoder.block_features(torch.zeros(1, SEGMENT_FRAMES, self.mel.n_mels)).shape[1]
-        self.scene_embedding_size = self.timestamp_embedding_size = size
+        silent = np.zeros((SEGMENT_FRAMES, self.mel.n_mels), np.float32)
+        self.timestamp_embedding_size = self(silent[None]).shape[1]
+        self.scene_embedding_size = embed_frames(self.encoder, [silent], self.mel).shape[1]
 
     @torch.no_grad()
     def forward(self, segments: np.ndarray) -> Tensor:
@@ -52,7 +53,7 @@ def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
 
     `audio` is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.
     """
-    vectors = embed_frames(model.encoder, _log_mels(audio, model), model.mel.silence)
+    vectors = embed_frames(model.encoder, _log_mels(audio, model), model.mel)
     return torch.from_numpy(vectors).to(next(model.parameters()).device)
 
 
@@ -66,9 +67,9 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     step = TIMESTAMP_HOP_MS * model.sample_rate // (1000 * model.mel.hop)  # frames
     embeddings = []
     for log_mels in _log_mels(audio, model):
-        padded = np.pad(log_mels, ((half, half), (0, 0)), constant_values=model.mel.silence)
-        starts = range(0, len(padded) - 2 * half, step)
-        embeddings.append(model(np.stack([padded[s : s + SEGMENT_FRAMES] for s in starts])))
+        # one frame less behind: the last segment begins at the last frame
+        padded = np.pad(log_mels, ((half, half - 1), (0, 0)), constant_values=model.mel.silence)
+        embeddings.append(model(split_segments(padded, step)))
     embeddings = torch.stack(embeddings)
     times = torch.arange(embeddings.shape[1], dtype=torch.float32) * TIMESTAMP_HOP_MS
     return embeddings, times.to(embeddings.device).repeat(len(audio), 1)

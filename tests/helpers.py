@@ -1,7 +1,9 @@
-"""Helpers of several test files: sounds, encoders, commands, and a run's log."""
+"""Helpers of several test files: sounds, encoders, commands, a run's log, and what git keeps."""
 
 import csv
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +18,34 @@ from colalib.encoder import Encoder
 ROOT = Path(__file__).parents[1]
 RATE = 16_000  # Hz, of the sounds that are made here
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # so that two processes compute the same, bit for bit
+
+# ------------------------------------------------------------------------------------------- faults
+
+ALL = os.environ.get("COLA_FAULTS") == "all"  # `make faults`: hundreds of each kind, and not a few
+
+
+def malformed(good: bytes, rng: random.Random) -> bytes:
+    """Return `good` with one kind of damage."""
+    n = len(good)
+    at, size = rng.randrange(n), rng.randrange(1, max(2, n // 4))
+    kinds = {
+        "cut": lambda: good[:at],
+        "bytes changed": lambda: bytes(rng.randrange(256) if rng.random() < 0.01 else b for b in good),
+        "zeros": lambda: good[:at] + bytes(len(good[at : at + size])) + good[at + size :],
+        "a part missing": lambda: good[:at] + good[at + size :],
+        "a part twice": lambda: good[: at + size] + good[at:],
+        "garbage inserted": lambda: good[:at] + rng.randbytes(size) + good[at:],
+        "head changed": lambda: (
+            bytes(rng.randrange(256) if rng.random() < 0.3 else b for b in good[:64]) + good[64:]
+        ),
+        "head only": lambda: good[: rng.randrange(1, 64)],
+        "no head": lambda: good[rng.randrange(1, 64) :],
+        "noise": lambda: rng.randbytes(n),
+        "text": lambda: b"<html>404 not found</html>\n" * rng.randrange(1, 50),
+        "nothing": lambda: b"",
+    }
+    return kinds[rng.choice(sorted(kinds))]()
+
 
 # ------------------------------------------------------------------------------------------- sounds
 
@@ -101,3 +131,33 @@ def metrics(run: Path) -> list[dict[str, str]]:
 def column(run: Path, name: str) -> list[float]:
     """Return the values of one column of metrics.csv; rows where it is empty are left out."""
     return [float(row[name]) for row in metrics(run) if row[name]]
+
+
+# ---------------------------------------------------------------------------------------- git
+
+
+def git(*words: str, root: Path = ROOT, stdin: bytes = b"") -> bytes | None:
+    """Return what a command of git prints; None without git, or outside a checkout."""
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(["git", *words], cwd=root, input=stdin, capture_output=True)
+    return None if done.returncode else done.stdout
+
+
+def committed(path: Path, root: Path = ROOT) -> str:
+    """Return the text of a file as git keeps it; without git, as it lies in the folder.
+
+    A learner runs and saves notebooks: that copy is theirs, and no matter of a test.
+    """
+    kept = git("show", f":{path.relative_to(root).as_posix()}", root=root)
+    return path.read_text(encoding="utf-8") if kept is None else kept.decode()
+
+
+def committed_sizes(root: Path = ROOT) -> dict[str, int]:
+    """Return the bytes of every file that git keeps, by its path; nothing without git."""
+    listed = git("ls-files", "-s", "-z", root=root) or b""
+    # each: mode, object and stage, a tab, the path
+    entries = [line.split("\t") for line in listed.decode().split("\0") if line]
+    objects = "\n".join(about.split()[1] for about, _ in entries)
+    sizes = git("cat-file", "--batch-check=%(objectsize)", root=root, stdin=objects.encode()) or b""
+    return {path: int(size) for (_, path), size in zip(entries, sizes.split())}

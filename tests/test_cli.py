@@ -34,7 +34,7 @@ def test_from_folder_to_results(folder, tmp_path, capsys):
     assert json.loads(out.read_text())["model_name"] == ["mel-stats", "random", "probe", "kNN"]
     assert "reading" in text
     assert out.with_suffix(".png").stat().st_size > 5000
-    assert "96 embeddings of 3328" in succeed("embed", store, "--encoder", run, "--out", tmp_path / "e.npz")
+    assert "96 embeddings of 4032" in succeed("embed", store, "--encoder", run, "--out", tmp_path / "e.npz")
     succeed("pretrain", store, "--out", run, "--resume")
     code, _, error = call(capsys, "pretrain", store, "--out", run, "--resume", "--lr", "0.3")
     assert code == 2
@@ -71,10 +71,12 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     (tmp_path / "c").mkdir()
     shutil.copy(folder / "low" / "0-0.flac", tmp_path / "c" / "good.flac")
     (tmp_path / "c" / "bad.mp3").write_text("no music")
+    (tmp_path / "c" / "notes.txt").write_text("no audio")
     code, text, _ = call(capsys, "prepare", tmp_path / "c", "--out", tmp_path / "s", "--jobs", 1)
     assert code == 0
     assert "1 clips left out" in text
     assert "bad.mp3: unreadable" in text
+    assert "note: 1 other files were not looked at: .txt 1" in text
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,9 @@ def test_mistakes_get_one_line(words, message, tmp_path, capsys, monkeypatch):
         ["probe", "s", "--encoder", "random", "--seed", "-1"],
         ["compare", "s", "--encoder", "r", "--out", "results.png"],
         ["embed", "s", "--encoder", "r", "--out", "."],
+        ["embed", "s", "--encoder", "r", "--out", "e.csv"],
+        ["embed", "s", "--encoder", "r", "--out", "e.npz", "--every", "0"],
+        ["search", "s", "c.wav", "-k", "0"],
         ["prepare"],
         ["sing"],
         [],
@@ -128,7 +133,8 @@ def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
     commands = (
-        "course corpora fetch prepare pretrain finetune evaluate probe compare ablate embed export bench"
+        "course corpora fetch prepare pretrain finetune evaluate probe compare ablate embed search audit "
+        "export bench"
     )
     for name in commands.split():
         assert f"    {name} " in out
@@ -163,3 +169,11 @@ def test_a_setting_out_of_its_limits_is_refused(mel_store, tmp_path, capsys, opt
     assert code == 2
     assert error.strip() == f"colalib: {text}"
     assert not (tmp_path / "run").exists()
+
+
+def test_label_budgets_are_numbers_or_all(capsys):
+    command = ["compare", "s.store", "--encoder", "default", "--labels-per-class"]
+    assert build_parser().parse_args([*command, "5", "all"]).labels_per_class == [5, None]
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*command, "0"])
+    assert "must be a whole number above 0" in capsys.readouterr().err

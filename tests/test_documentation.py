@@ -23,7 +23,12 @@ EXAMPLES = sorted(
 )
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [*ROOT.glob("*.md"), ROOT / "data" / "README.md", DEFAULT / "README.md"]
+    for path in [
+        *ROOT.glob("*.md"),
+        ROOT / "data" / "README.md",
+        DEFAULT / "README.md",
+        ROOT / "notebooks" / "at_scale.md",
+    ]
 }
 
 
@@ -43,8 +48,9 @@ def test_examples_in_docstrings_run(module):
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """Return the fenced code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    """Return the fenced code blocks of a page whose language matches."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for name, code in fenced if re.fullmatch(language, name)]
 
 
 SNIPPETS = [(page, code) for page, text in PAGES.items() for code in blocks(text, "python")]

@@ -9,7 +9,13 @@ from torch.nn import functional as F
 from colalib.cola import Bilinear
 from colalib.course.bench import PlainEncoder
 from colalib.encoder import ARCHITECTURES, Encoder
-from colalib.fast_cpu import choose_cpu_precision, encode_batches, in_batches, parallel_map
+from colalib.fast_cpu import (
+    choose_cpu_precision,
+    encode_batches,
+    fold_batch_norms,
+    in_batches,
+    parallel_map,
+)
 
 
 def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -28,6 +34,19 @@ def test_gradients_equal_the_package(arch, frames):
     x = random_segments(4 if frames < 400 else 2, frames)
     plain = PlainEncoder(encoder).train()
     assert relative(gradient(encoder, x), gradient(plain, x)) < 1e-3
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_folded_batch_norms_give_the_same_features(arch):
+    encoder, x = seeded_encoder(arch), random_segments(8)
+    with torch.no_grad():
+        for _ in range(5):  # running statistics that differ from 0 and 1
+            encoder.train()(random_segments(8))
+        expected = encoder.eval().block_features(x)
+        folded = fold_batch_norms(encoder)
+        assert relative(folded.block_features(x), expected) < 1e-4
+        assert torch.equal(encoder.block_features(x), expected)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
 
 
 @pytest.mark.skipif(choose_cpu_precision() != "bf16", reason="no bfloat16 in this CPU's hardware")

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from helpers import ONE_THREAD, call, column, command, messages, run_command, send_when, tone
+from helpers import ALL, ONE_THREAD, call, column, command, malformed, messages, run_command, send_when, tone
 from safetensors.torch import load_file
 
 from colalib import training
@@ -32,7 +32,6 @@ from colalib.data import audio, corpora, store
 from colalib.data.corpora import download
 from colalib.settings import PretrainConfig
 
-ALL = os.environ.get("COLA_FAULTS") == "all"
 FORMATS = ("wav", "flac", "ogg", "mp3")
 # damaged files of each format; damaged tables; kills of each command
 FILES, INDEXES, KILLS = (200, 50, 10) if ALL else (12, 15, 1)
@@ -49,29 +48,6 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 # ---------------------------------------------------------------------------------- malformed files
-
-
-def malformed(good: bytes, rng: random.Random) -> bytes:
-    """Return `good` with one kind of damage."""
-    n = len(good)
-    at, size = rng.randrange(n), rng.randrange(1, max(2, n // 4))
-    kinds = {
-        "cut": lambda: good[:at],
-        "bytes changed": lambda: bytes(rng.randrange(256) if rng.random() < 0.01 else b for b in good),
-        "zeros": lambda: good[:at] + bytes(len(good[at : at + size])) + good[at + size :],
-        "a part missing": lambda: good[:at] + good[at + size :],
-        "a part twice": lambda: good[: at + size] + good[at:],
-        "garbage inserted": lambda: good[:at] + rng.randbytes(size) + good[at:],
-        "head changed": lambda: (
-            bytes(rng.randrange(256) if rng.random() < 0.3 else b for b in good[:64]) + good[64:]
-        ),
-        "head only": lambda: good[: rng.randrange(1, 64)],
-        "no head": lambda: good[rng.randrange(1, 64) :],
-        "noise": lambda: rng.randbytes(n),
-        "text": lambda: b"<html>404 not found</html>\n" * rng.randrange(1, 50),
-        "nothing": lambda: b"",
-    }
-    return kinds[rng.choice(sorted(kinds))]()
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -1,4 +1,4 @@
-"""Imports run one way: data → encoder, COLA → training → evaluation → widgets → course → the doors."""
+"""Imports run one way: data → encoder, COLA → training → evaluation → collection → widgets → course, cli."""
 
 import ast
 import subprocess
@@ -10,14 +10,15 @@ from helpers import ROOT
 
 # from what needs nothing to what may need everything: a room may import its own modules and earlier rooms
 ROOMS = (
-    ("errors", "files", "settings"),
+    ("caches", "errors", "files", "settings"),
     ("data",),
     ("encoder", "fast_cpu", "cola"),
     ("training",),
     ("evaluation",),
+    ("collection",),
     ("widgets",),
     ("course",),
-    ("cli", "hear", "export", "", "__main__"),  # doors: "" is colalib/__init__.py
+    ("cli", "hear", "peers", "export", "", "__main__"),  # doors: "" is colalib/__init__.py
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 

@@ -14,9 +14,11 @@ import zipfile
 
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, committed, committed_sizes
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from colalib.cli import build_parser
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -64,14 +66,26 @@ def test_every_dependency_has_a_tested_version_in_its_range(text):
 
 
 def test_tracked_files_are_small_and_of_this_project():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    sizes = committed_sizes()
+    if not sizes:
         pytest.skip("not a git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        path = ROOT / name
-        if path.exists():
-            most = 10 if name == "colalib/default/encoder.safetensors" else 1
-            assert path.stat().st_size < most * 1_000_000, f"{name} is over {most} MB"
+    assert sizes["Makefile"] > 1000
+    for name, size in sizes.items():
+        most = 10 if name == "colalib/default/encoder.safetensors" else 1
+        assert size < most * 1_000_000, f"{name} is over {most} MB"
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_notebook_that_a_learner_ran_is_not_what_is_tested(tmp_path):
+    """What is tested is what git keeps; without git, the files."""
+    notebook = tmp_path / "a notebook.ipynb"
+    notebook.write_text("kept")
+    assert committed(notebook, tmp_path) == "kept", "no checkout yet"
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    notebook.write_text("2.9 MB of outputs")
+    assert committed(notebook, tmp_path) == "kept"
+    assert committed_sizes(tmp_path) == {notebook.name: 4}
 
 
 def test_no_test_file_needs_another():
@@ -215,6 +229,36 @@ def test_an_index_without_the_pinned_torch_is_an_error_only_if_it_was_named(chec
     assert installed_torch(checkout) == [f"{pinned_version('torch')}+cpu"]
 
 
+NOTES_ITS_WORDS = """#!/bin/sh
+for word in "$@"; do printf '%s\\0' "$word"; done >> words
+printf '\\n' >> words
+"""
+
+
+@needs_make
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_fma_is_fetched_prepared_trained_on_and_compared(tmp_path, size):
+    """The commands of `make fma-small` and `make fma-large`, in a folder with a space in its name."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(NOTES_ITS_WORDS)
+    (tmp_path / "bin" / "python").chmod(0o755)
+    done = make(tmp_path, f"fma-{size}", "BIN=bin", "DATA=/my disk", "-o", ".venv/ready")
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("\0")[:-1] for line in (tmp_path / "words").read_text().splitlines()]
+    assert {tuple(words[:2]) for words in calls} == {("-m", "colalib")}
+    parsed = [build_parser().parse_args(words[2:]) for words in calls]  # each option is one
+    steps = [words[2] for words in calls]
+    assert steps == ["fetch", "prepare", "fetch", "prepare", "pretrain", "compare"]
+    assert [parsed[i].name for i in (0, 2)] == ["fma_small", f"fma_{size}"]
+    assert parsed[0].data == parsed[1].data == "/my disk"
+    assert parsed[3].out == f"/my disk/fma_{size}.store"
+    assert parsed[4].store == [parsed[3].out]
+    assert parsed[4].resume
+    assert parsed[5].store == parsed[1].out == "/my disk/fma_small.store"
+    assert parsed[5].encoder == [parsed[4].out]
+
+
 # ------------------------------------------------------------------------------------------- wheel
 
 
@@ -274,6 +318,6 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     assert "pretrain" in run("-m", "colalib", "--help")
     file, shape, size, has_script = run("-c", INSTALLED).splitlines()
     assert file == str(target / "colalib" / "__init__.py")
-    assert shape == "(1, 3328)"
-    assert size == "3328"
+    assert shape == "(1, 4032)"
+    assert size == "4032"
     assert has_script == "True"

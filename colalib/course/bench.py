@@ -34,7 +34,7 @@ from colalib.data import audio, corpora, segments, store
 from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips, pretraining_clips
 from colalib.encoder import Encoder, choose_cpu_precision
-from colalib.fast_cpu import encode_batches
+from colalib.fast_cpu import encode_batches, fold_batch_norms, in_batches
 from colalib.files import write_json
 from colalib.settings import PretrainConfig
 
@@ -102,6 +102,25 @@ def training_throughput(
                 }
             )
     return rows
+
+
+def embedding_speed(arch: str = "b0-small", segments: int = 256, seconds: float = 4.0) -> dict[str, float]:
+    """Return seconds for the block features of random segments.
+
+    "as trained": with batch norms, 64 segments at a time; "folded": as `embed_frames` computes them.
+    """
+    torch.manual_seed(0)
+    encoder = Encoder(arch).eval()
+    folded = fold_batch_norms(encoder)
+    x = torch.randn(segments, 98, 64)
+    with torch.no_grad():
+        return _best_of(
+            {
+                "as trained": lambda: in_batches(encoder.block_features, x, 64),
+                "folded": lambda: in_batches(folded.block_features, x),
+            },
+            seconds,
+        )
 
 
 def step_shares(arch: str, precision: str | None = None, batch: int = 64, steps: int = 3) -> dict[str, float]:
@@ -345,6 +364,12 @@ def run(quick: bool = False) -> None:
         print(f"note: other programs are running (load {load:.1f}); the figures below are less certain")
     report_training(archs, seconds=6.0 if quick else 20.0)
     print(f"\nDrawing the pairs: {100 * loader_share():.1f}% of a pre-training step with default settings")
+    speed = embedding_speed()
+    print(
+        f"\nEmbedding 256 segments of 0.49 s, batch norms folded: {1000 * speed['folded']:.0f} ms, "
+        f"{256 * 0.49 / speed['folded']:.0f} times real time; as trained, 64 at a time: "
+        f"{1000 * speed['as trained']:.0f} ms ({speed['as trained'] / speed['folded']:.2f}x)"
+    )
     report_preparing(clips=300 if quick else 1200)
     times = large_store()
     print(

@@ -6,7 +6,6 @@ what an earlier notebook would have made is loaded if it is there, and made if i
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +52,6 @@ def profile() -> Profile:
     return PROFILES[name]
 
 
-def describe() -> str:
-    """Return the profile in words, for the head of a notebook."""
-    values = dataclasses.asdict(profile())
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
 def corpus() -> corpora.Corpus:
     """Return the demo corpus at the profile's size; it is rendered at the first call."""
     return corpora.load("scores", clips_per_class=profile().clips_per_class)
@@ -83,7 +76,8 @@ def encoder() -> Path:
     minutes = profile().pretrain_minutes
     doing = "loading" if run.finished else "training"
     print(f"{doing} the encoder {run.name} ({minutes:g} minutes of pre-training)")
-    return training.pretrain([store()], run.path, PretrainConfig(minutes=minutes), resume=True)
+    config = PretrainConfig(minutes=minutes)
+    return training.pretrain([store()], run.path, config, resume=True, snapshots=True)
 
 
 def supervised() -> FinetuneConfig:

@@ -8,13 +8,16 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from colalib.course.profiles import profile, store
 from colalib.errors import UserError
 from colalib.evaluation import intervals
-from colalib.files import checkout, runs_folder
+from colalib.files import atomic, checkout, fingerprint, runs_folder
+from colalib.widgets import KEEP_PAGES, PAGE
 
 
 def home() -> Path:
@@ -31,6 +34,49 @@ def notebooks(only: list[str] | None = None) -> list[Path]:
             f"no such notebooks in {home() / 'notebooks'}: run this from a checkout of the course"
         )
     return found
+
+
+def own_copies() -> list[Path]:
+    """Copy the notebooks to `my-notebooks/`, where a learner works in them, and return the copies.
+
+    A copy that is there stays as it is, whatever happens to the course. If its notebook has changed
+    since, the new version is put beside it under another name, and said.
+    """
+    copies = []
+    for notebook in notebooks():
+        text = notebook.read_text(encoding="utf-8")
+        version = fingerprint([text])[:6]
+        copy = home() / "my-notebooks" / notebook.name
+        newer = copy.with_stem(f"{copy.stem}-{version}")
+        copies.append(copy)
+        if copy.exists() and (version_of(copy) == version or newer.exists()):
+            continue
+        content = json.loads(text)
+        content["metadata"]["cola"] = {"version": version}  # Jupyter keeps it
+        content["metadata"]["jupytext"] = {"formats": "ipynb"}  # saving it writes no source
+        target = newer if copy.exists() else copy
+        with atomic(target, "w") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+        if target == newer:
+            print(f"{notebook.name} has changed: your copy stays, the new version is {newer.name}")
+    return copies
+
+
+def version_of(copy: Path) -> str:
+    """Return the version that a learner's copy was made from, "" if it does not say so."""
+    try:
+        return json.loads(copy.read_text(encoding="utf-8"))["metadata"]["cola"]["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def lab() -> int:
+    """Open the learner's own copies of the notebooks in JupyterLab; return its exit code."""
+    first = own_copies()[0]
+    again = "To start one afresh, delete it there and run this again."
+    print(f"Your notebooks are in {first.parent}. {again}", flush=True)
+    command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={home()}", str(first)]
+    return subprocess.run(command, cwd=home()).returncode
 
 
 def run(out: str | Path | None = None, only: list[str] | None = None, publish: bool = False) -> int:
@@ -50,6 +96,8 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
     )
     if free < need:
         raise UserError(f"only {free:.1f} GB of disk are free in {home()}: {need} GB are needed")
+    if (runs_folder() / "notebooks").resolve() == todo[0].parent.resolve():
+        raise UserError(f"{runs_folder()} holds the notebooks themselves: choose another folder with --runs")
     store()
     for notebook in todo:
         if not execute(notebook, runs_folder() / "notebooks" / notebook.name, publish):
@@ -91,7 +139,8 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
     )
     failed = None
     try:
-        client.execute(cleanup_kc=True)  # the manager is ours: shut its kernel down
+        # the manager is ours: shut its kernel down; widgets leave what the site shows of them
+        client.execute(cleanup_kc=True, env=os.environ | {KEEP_PAGES: "1"})
     except CellExecutionError as error:
         failed = error
     finally:
@@ -136,8 +185,11 @@ def stripped(content):
             if "data:audio" in "".join(data.get("text/html", "")):
                 data.clear()
                 data["text/plain"] = "[audio: run this cell to listen]"
+            data.pop(PAGE, None)
             widget = data.pop("application/vnd.jupyter.widget-view+json", None)
-            if output.get("name") == "stderr" or (widget is not None and "image/png" not in data):
+            if output.get("name") == "stderr" or (
+                widget is not None and not {"image/png", "text/html"} & set(data)
+            ):
                 continue
             if "image/png" in data:
                 data["image/png"] = small_png(data["image/png"])

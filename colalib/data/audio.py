@@ -5,6 +5,7 @@ Paths come from `corpora`, frames go to `store`. This module knows neither corpo
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import scipy.fft
+import soundfile
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
@@ -23,6 +25,7 @@ from colalib.settings import read_config, setting
 
 MIN_SECONDS = 0.1  # a shorter clip is not usable
 MIN_PEAK_DB = -80.0  # dBFS; a clip with a lower peak counts as silent
+PREVIEW = 6.0  # seconds of a preview; 20 kB each
 MAX_PEAK = 1e6  # times full scale; larger samples are not sound
 BLOCK_FRAMES = 2000  # computed at a time: the complex spectrum of an hour would take gigabytes
 
@@ -142,6 +145,22 @@ class Level:
             raise Unusable(f"silent: peak {level} (at least {MIN_PEAK_DB:.0f} dBFS)")
         if self.high - self.low < faintest:
             raise Unusable("silent: a constant value and nothing else")
+
+
+def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
+    """Return the first `seconds` of samples at 16 kHz as MP3."""
+    file = io.BytesIO()
+    part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
+    soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
+    return file.getvalue()
+
+
+def preview(path: Path, start: float = 0.0) -> bytes:
+    """Return an MP3 of a recording's first 6 s from `start` in seconds; nothing if it cannot be read."""
+    try:
+        return to_mp3(load_audio(path)[int(start * 16_000) :])
+    except (Unusable, OSError):
+        return b""
 
 
 def to_mono(block: np.ndarray) -> np.ndarray:

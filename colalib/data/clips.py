@@ -70,12 +70,16 @@ class Clips:
         return taken
 
 
-def pretraining_clips(stores: list[MelStore]) -> Clips:
-    """Return the clips that pre-training may see: all but `split == test`.
+def pretraining_clips(stores: list[MelStore], leave_out: str | None = None) -> Clips:
+    """Return the clips that pre-training may see: all but `split == test` and the fold `leave_out`.
 
-    In stores with folds these are all clips, because labels are never used.
+    Without `leave_out` these are all clips of stores with folds, because labels are never used.
+    Raises `UserError` if no store has that fold.
     """
-    return Clips(stores, [np.flatnonzero(store.clips["split"].values != "test") for store in stores])
+    if leave_out is not None and not any((store.clips["split"] == leave_out).any() for store in stores):
+        raise UserError(f"no fold {leave_out!r} in these stores: nothing to leave out")
+    hidden = ["test", leave_out]
+    return Clips(stores, [np.flatnonzero(~store.clips["split"].isin(hidden)) for store in stores])
 
 
 def split_validation(clips: Clips, seed: int) -> tuple[Clips, Clips]:

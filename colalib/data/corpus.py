@@ -49,7 +49,8 @@ class Corpus:
 
     `clips`: one row per clip, all columns text: clip_id, path (relative to `root`), label (""
     where missing), group, split, and further label columns. `excluded`: path and reason of clips
-    that are known beforehand to be unusable.
+    that are known beforehand to be unusable. `note`: one line about files in the folder that are not
+    clips of the corpus, "" if there are none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Corpus:
     excluded: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame({"path": [], "reason": []}, dtype=str)
     )
+    note: str = ""
 
     def __post_init__(self):
         # the name stands in ids, tables and messages: one line of text
@@ -75,13 +77,14 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
 
     # text: a path or an id must be exact, elsewhere a space will do
     for column in clips:
-        odd = clips[column].str.contains(UNPRINTABLE)
-        if odd.any() and column in ("path", "clip_id"):
+        # by Python's own text: Arrow, where pandas uses it, cannot hold what is not text
+        odd = [bool(UNPRINTABLE.search(value)) for value in clips[column]]
+        if any(odd) and column in ("path", "clip_id"):
             value = clips[column][odd].iloc[0]
             raise UserError(
                 f"{where}: {column} {value!r} has a line break or bytes that are not text: remove them"
             )
-        clips[column] = clips[column].str.replace(UNPRINTABLE, " ", regex=True)
+        clips[column] = [UNPRINTABLE.sub(" ", value) for value in clips[column]]
 
     # one way to write a path: a.wav and ./a.wav are the same clip
     clips["path"] = [posixpath.normpath(path) if path else path for path in clips["path"]]

@@ -20,6 +20,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from colalib.errors import first_line
+
 BLOCK_SECONDS = 30  # ten hours need no more memory than a minute
 BLOCK_VALUES = 12_000_000  # samples × channels of a block: 48 MB, whatever a header claims
 MAX_HOURS = 48  # of one clip; no recorder writes longer files, but damaged headers claim them
@@ -66,7 +68,7 @@ def _decode(path: Path) -> Iterator:
         except (Unusable, OSError, MemoryError, GeneratorExit):
             raise
         except Exception as error:  # decoders raise many kinds for damaged files
-            raise Unusable(f"unreadable: {str(error).splitlines()[0][:200].rstrip('.')}") from None
+            raise Unusable(f"unreadable: {first_line(error).rstrip('.')}") from None
 
 
 # ----------------------------------------------------------------------------------------- decoders

@@ -17,8 +17,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import math
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -37,12 +40,13 @@ from colalib.data import audio
 from colalib.data.audio import MelConfig
 from colalib.data.corpus import SUPERSET_OF, Corpus
 from colalib.data.tables import read_table, write_table
-from colalib.errors import UserError
+from colalib.errors import UserError, first_line
 from colalib.files import atomic, fingerprint, locked, read_json, remove_leftovers, write_json
 
 FORMAT = 1  # of the files in a store
 PACKAGES = ("librosa", "numpy", "soundfile", "soxr")  # whose versions a store notes
 NOT_FOUND = "file not found"  # the reason that may change by itself
+CRASHED = "unreadable: the decoder crashed"
 NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the other columns are text
 
 # --------------------------------------------------------------------------- the form of the shards
@@ -82,7 +86,7 @@ def build(
     changed since. `jobs` processes share the shards (-1: all cores). Inside `backend(...)`, or any
     `joblib.parallel_config`, these are threads or the machines of a cluster. The bytes on disk
     depend neither on that nor on interruptions. Clips that cannot be used are listed in
-    quarantine.csv with the reason.
+    quarantine.csv with the reason; with several processes also those that crash the decoder.
 
     Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip
     is usable.
@@ -98,7 +102,7 @@ def build(
         _check_config(out, content)
         return MelStore(out)  # needs neither a lock nor the right to write
     with locked(out):
-        _enter(out, content)
+        _enter(corpus, out, content)
         if _found_again(corpus, out):  # the store is filled anew, with the files that were missing
             (out / "clips.csv").unlink()
         if not (out / "clips.csv").exists():
@@ -138,7 +142,7 @@ def _check_config(out: Path, content: dict) -> None:
             raise UserError(f"{out} was made with another {key}: choose another --out")
 
 
-def _enter(out: Path, content: dict) -> None:
+def _enter(corpus: Corpus, out: Path, content: dict) -> None:
     """Write config.json of a new store; of an old one, check that it was made from the same."""
     if (out / "config.json").exists():
         _check_config(out, content)
@@ -151,7 +155,9 @@ def _enter(out: Path, content: dict) -> None:
         raise UserError(f"{out} is not a store and not empty: choose another --out")
     remove_leftovers(out, "config.json")
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    write_json(out / "config.json", content | {"versions": versions})
+    # where the audio lies: for encoders that hear it themselves (`MelStore.audio_root`)
+    audio_root = os.path.abspath(corpus.root)
+    write_json(out / "config.json", content | {"versions": versions, "audio": audio_root})
 
 
 def _remove_rows(out: Path) -> None:
@@ -168,21 +174,26 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     size = shard_size(len(paths))
     shards = [paths[start : start + size] for start in range(0, len(paths), size)]
 
-    # compute those that an interrupted build did not finish
-    todo = [s for s in range(len(shards)) if len(_read_rows(out, s)) != len(shards[s])]
-    workers = min(joblib.effective_n_jobs(jobs), max(len(todo), 1))
-    try:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    except ValueError:  # a backend that returns all results at the end
-        parallel = joblib.Parallel(n_jobs=workers)
-    tasks = (joblib.delayed(_write_shard)(shards[s], out, s, config) for s in todo)
-    done = len(paths) - sum(len(shards[s]) for s in todo)
-    bar = tqdm(
-        total=len(paths), initial=done, desc=f"prepare {corpus.name}", unit="clip", disable=not progress
-    )
+    bar = tqdm(total=len(paths), desc=f"prepare {corpus.name}", unit="clip", disable=not progress)
+    crashed: set[Path] = set()
     with bar, worker_errors():
-        for clips in parallel(tasks):
-            bar.update(clips)
+        while True:
+            # compute those that an interrupted build did not finish
+            todo = [s for s in range(len(shards)) if len(_read_rows(out, s)) != len(shards[s])]
+            bar.update(len(paths) - sum(len(shards[s]) for s in todo) - bar.n)
+            tasks = [joblib.delayed(_write_shard)(shards[s], out, s, config, crashed) for s in todo]
+            try:
+                for clips in _parallel(jobs, len(todo))(tasks):
+                    bar.update(clips)
+                break
+            except BrokenProcessPool:
+                # a worker that died leaves a part of its shard
+                begun = [s for s in todo if list(out.glob(f".{shard_path(out, s).name}.*.part"))]
+                found = {path for s in begun for path in crashing(shards[s])} - crashed
+                if not found:
+                    raise
+                crashed |= found
+                remove_leftovers(out, "frames-*", "rows-*")
 
     # other machines may have written elsewhere
     parts = [_read_rows(out, s) for s in range(len(shards))]
@@ -191,6 +202,38 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
             f"parts of the store are missing in {out}: do all machines see that folder? Run the command again"
         )
     _write_tables(corpus, out, pd.concat(parts, ignore_index=True))
+
+
+def _parallel(jobs: int, tasks: int) -> joblib.Parallel:
+    """Return what runs so many tasks in `jobs` processes, and yields each result when it is there."""
+    workers = min(joblib.effective_n_jobs(jobs), max(tasks, 1))
+    try:
+        return joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    except ValueError:  # a backend that returns all results at the end
+        return joblib.Parallel(n_jobs=workers)
+
+
+DECODE = """
+import json, sys
+from pathlib import Path
+from colalib.data.store import MelConfig, log_mel_of_file
+for path in json.load(sys.stdin):
+    print(flush=True)
+    log_mel_of_file(Path(path), MelConfig())
+"""
+
+
+def crashing(paths: list[Path]) -> Iterator[Path]:
+    """Yield the files whose decoding ends the process, by trying them in another one."""
+    while paths:
+        given = json.dumps([*map(str, paths)]).encode()
+        done = subprocess.run([sys.executable, "-c", DECODE], input=given, capture_output=True)
+        # 1: an exception, -9: killed, perhaps for its memory. Neither is a crash.
+        if done.returncode in (0, 1, -9) or not done.stdout:
+            return
+        tried = len(done.stdout.splitlines())  # a line per file
+        yield paths[tried - 1]
+        paths = paths[tried:]
 
 
 def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
@@ -227,8 +270,11 @@ def _duplicates(clips: pd.DataFrame, hashes: pd.Series) -> pd.DataFrame:
     return clips[["clip_id", "split", "group"]].assign(same_as=first)[several]
 
 
-def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) -> int:
-    """Write one shard, and then its rows, which mark it as finished; return the number of clips."""
+def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig, crashed: set[Path]) -> int:
+    """Write one shard, and then its rows, which mark it as finished; return the number of clips.
+
+    The files `crashed` end the process that decodes them, and are only listed.
+    """
     rows = []
     start = 0  # of the next clip, in frames
     with _silent_decoder(), atomic(shard_path(out, shard)) as file:
@@ -238,6 +284,8 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig) ->
             frames = 0
             digest = hashlib.blake2b(digest_size=8)
             try:
+                if path in crashed:
+                    raise audio.Unusable(CRASHED)
                 for block in _stored_frames(path, config):
                     file.write(block.tobytes())
                     digest.update(block.tobytes())
@@ -310,7 +358,7 @@ def backend(name: str | None = None, scheduler: str | None = None):
     try:
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler at {scheduler}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no Dask scheduler at {scheduler}: {first_line(error)}") from None
     with client, joblib.parallel_config("dask"):
         yield
 
@@ -372,6 +420,7 @@ class MelStore:
             raise UserError(f"{self.path} is not finished: run prepare again, it goes on where it stopped")
         try:
             self.name: str = config["corpus"]
+            self._audio = config.get("audio")  # stores of an earlier version do not tell
             self.mel = MelConfig.read(config["mel"], self.path / "config.json")
             self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
             self.quarantine = read_table(self.path / "quarantine.csv")
@@ -384,8 +433,9 @@ class MelStore:
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__} {error}".splitlines()[0]
-            raise UserError(f"{self.path}: damaged ({what}): prepare it again, to another folder") from None
+            raise UserError(
+                f"{self.path}: damaged ({first_line(error)}): prepare it again, to another folder"
+            ) from None
         self._shard = lru_cache(maxsize=most_open_files() // 4)(self._open_shard)
 
     def __len__(self) -> int:
@@ -418,6 +468,21 @@ class MelStore:
             path = shard_path(self.path, shard)
             raise UserError(f"{path}: too short: prepare it again, to another folder")
         return frames
+
+    @property
+    def known_audio(self) -> Path | None:
+        """The folder of the audio that the store was made from, if it is there."""
+        return Path(self._audio) if self._audio and Path(self._audio).is_dir() else None
+
+    def audio_root(self) -> Path:
+        """Return the folder of the audio that the store was made from. Raises `UserError` if it is gone."""
+        if not self._audio:
+            raise UserError(
+                f"{self.path} does not tell where its audio lies: prepare it again, to another folder"
+            )
+        if not Path(self._audio).is_dir():
+            raise UserError(f"{self._audio}: the audio of {self.path} is no longer there: bring it back")
+        return Path(self._audio)
 
 
 @lru_cache(maxsize=1)

@@ -17,19 +17,28 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     A spreadsheet runs text that begins with =, +, - or @ as a formula, so such text gets an
     apostrophe in front. `read_table` takes it off again.
     """
-
-    def safe(value):
-        risky = isinstance(value, str) and value[:1] in FORMULA and not _is_number(value)
-        return f"'{value}" if risky else value
-
     with atomic(path, "w") as file:
-        table.map(safe).to_csv(file, index=False)
+        table.map(as_text).to_csv(file, index=False)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
     """Return a table that `write_table` wrote, all columns as text."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table.map(lambda value: value[1:] if value[:1] == "'" and value[1:2] in FORMULA else value)
+    return pd.read_csv(path, dtype=str, keep_default_na=False).map(from_text)
+
+
+def as_text(value):
+    """Return a cell so that no spreadsheet takes it for a formula."""
+    return f"'{value}" if _is_risky(value) and not _is_number(value) else value
+
+
+def from_text(value: str) -> str:
+    """Return what `as_text` was given."""
+    return value[1:] if value[:1] == "'" and _is_risky(value) else value
+
+
+def _is_risky(value) -> bool:
+    """Return whether text begins as a formula, perhaps behind apostrophes."""
+    return isinstance(value, str) and value.lstrip("'")[:1] in FORMULA
 
 
 def _is_number(text: str) -> bool:

@@ -1,8 +1,9 @@
 """Evaluation: embeddings of clips, probes on them, comparisons of models, intervals, plots."""
 
 from colalib.evaluation.comparison import ablation, compare, evaluate, probe, supervised
-from colalib.evaluation.embedding import Embedded, embed, embed_to_file
-from colalib.evaluation.features import calibrate_batchnorm, embed_frames, feature_source, mel_stats
+from colalib.evaluation.embedding import Embedded, embed
+from colalib.evaluation.embedding_files import embed_to_file
+from colalib.evaluation.features import calibrate_batchnorm, embed_frames, mel_stats
 from colalib.evaluation.probes import (
     evaluate_features,
     knn,
@@ -10,6 +11,7 @@ from colalib.evaluation.probes import (
     neighbours,
     temperature_scaled_loss,
 )
+from colalib.evaluation.sources import feature_source
 
 __all__ = [
     "Embedded",

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from colalib import training
-from colalib.data.splits import evaluation_splits
+from colalib.data.splits import Split, evaluation_splits
 from colalib.data.store import MelStore, open_store
 from colalib.encoder import choose_device
 from colalib.errors import UserError
-from colalib.evaluation.features import EncoderSource, MelStatsSource, feature_source
 from colalib.evaluation.intervals import summary
 from colalib.evaluation.probes import evaluate_features, knn, linear_probe
+from colalib.evaluation.sources import EncoderSource, MelStatsSource, feature_source
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.training.runs import Run, open_run
 
@@ -69,16 +69,24 @@ def compare(
     """Compare on one task: mel-stats, random, probe and kNN of `encoder`, scratch and fine-tuned.
 
     `encoder` is one run, or a list of runs that differ in their seed: number s is then the encoder
-    of seed s. `finetune` sets the supervised runs (None: frozen features only; see `supervised`).
-    Each number of `labels_per_class` (None: all) adds its own rows of mel-stats, probe, scratch and
-    fine-tuned. Features and runs are kept under `out` and used again.
+    of seed s. `{fold}` in a name stands for the test fold: each fold then has an encoder of its own,
+    which has not heard it (`pretrain` with `leave_out`). `finetune` sets the supervised runs (None:
+    frozen features only; see `supervised`). Each number of `labels_per_class` (None: all) adds its
+    own rows of mel-stats, probe, scratch and fine-tuned. Features and runs are kept under `out` and
+    used again.
     """
     store, out = open_store(store), Path(out)
     keep = out / "features"
     splits = evaluation_splits(store.clips, label, fold, folds)
     encoders = encoder if isinstance(encoder, list) else [encoder]
-    sources = [EncoderSource(open_run(e), accelerator=accelerator, progress=progress) for e in encoders]
-    arch = sources[0].arch
+    sources = {
+        name: feature_source(name, accelerator=accelerator, progress=progress)
+        for encoder in encoders
+        for name in (in_fold(encoder, split) for split in splits)
+    }
+    arch = getattr(next(iter(sources.values())), "arch", FinetuneConfig.arch)
+    if finetune is not None and not all(getattr(source, "run", None) for source in sources.values()):
+        raise UserError("only an encoder of a run folder can be fine-tuned: add --frozen")
     if finetune is not None and folds:
         raise UserError("supervised runs follow the corpus' own split: leave out --folds, or add --frozen")
     mel_stats = MelStatsSource().of_store(store)
@@ -86,24 +94,33 @@ def compare(
     for seed in range(seeds):
         random = EncoderSource(None, arch, seed, accelerator, progress).of_store(store, keep)
         parts.append(evaluate_features(store, random, "random", label, splits, seed))
-    features = [source.of_store(store, keep) for source in sources]
-    for model, method in (("probe", linear_probe), ("kNN", knn)):
-        for seed, x in enumerate(features):
-            parts.append(evaluate_features(store, x, model, label, splits, seed, method))
+    features = {name: source.of_store(store, keep) for name, source in sources.items()}
+    for seed, encoder in enumerate(encoders):
+        for split in splits:
+            x = features[in_fold(encoder, split)]
+            for model, method in (("probe", linear_probe), ("kNN", knn)):
+                parts.append(evaluate_features(store, x, model, label, [split], seed, method))
     for k in filter(None, labels_per_class):
         for seed in range(seeds):
-            x = features[seed % len(features)]
-            parts.append(
-                evaluate_features(store, mel_stats, "mel-stats", label, splits, seed, labels_per_class=k)
-            )
-            parts.append(evaluate_features(store, x, "probe", label, splits, seed, labels_per_class=k))
+            for split in splits:
+                of_encoder = features[in_fold(encoders[seed % len(encoders)], split)]
+                for model, x in (("mel-stats", mel_stats), ("probe", of_encoder)):
+                    parts.append(evaluate_features(store, x, model, label, [split], seed, labels_per_class=k))
     if finetune is not None:
         config = replace(finetune, label=label, arch=arch)
         for k in labels_per_class:
             parts.append(supervised(store, encoders, out, config, seeds, k, fold, accelerator, progress))
     predictions = pd.concat(parts, ignore_index=True)
-    seen = max(source.overlap(store, splits) for source in sources)
+    seen = max(
+        sum(sources[in_fold(encoder, split)].overlap(store, [split]) for split in splits)
+        for encoder in encoders
+    )
     return summary(predictions, dict.fromkeys(("probe", "kNN", "fine-tuned"), seen)), predictions
+
+
+def in_fold(encoder: str | Path, split: Split) -> str:
+    """Return the name of the encoder that is judged on a fold: `{fold}` stands for the test fold."""
+    return str(encoder).replace("{fold}", split.fold)
 
 
 def supervised(
@@ -120,14 +137,15 @@ def supervised(
     """Train one classifier from scratch and from `encoder`, per seed and fold; return the predictions.
 
     `labels_per_class` labelled clips per class are used (None: all). Of several encoders, seed s
-    starts from number s, and from the first again when they are used up. The runs are kept under
-    `out` and used again.
+    starts from number s, and from the first again when they are used up (`{fold}` as in `compare`).
+    The runs are kept under `out` and used again.
     """
     store, parts = open_store(store), []
     encoders = encoder if isinstance(encoder, list) else [encoder]
     for split in evaluation_splits(store.clips, config.label, fold):
         for seed in range(seeds):
-            for model, start in (("scratch", None), ("fine-tuned", encoders[seed % len(encoders)])):
+            pretrained = in_fold(encoders[seed % len(encoders)], split)
+            for model, start in (("scratch", None), ("fine-tuned", pretrained)):
                 name = f"{model}-{config.label}-{labels_per_class or 'all'}-{split.fold or 'split'}-{seed}"
                 run_config = replace(
                     config, fold=split.fold or None, labels_per_class=labels_per_class, seed=seed

@@ -6,10 +6,10 @@ Files are decoded by several processes, and their log-mel frames are embedded as
 from __future__ import annotations
 
 import os
-import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,21 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from colalib.data import audio, corpora
 from colalib.data.audio import MelConfig
+from colalib.data.clips import Clips
 from colalib.data.corpus import AUDIO, Corpus
-from colalib.data.store import MelStore, is_store, log_mel_of_file, to_stored, worker_errors
+from colalib.data.segments import SEGMENT_FRAMES
+from colalib.data.store import (
+    CRASHED,
+    NUMBERS,
+    MelStore,
+    crashing,
+    is_store,
+    log_mel_of_file,
+    to_stored,
+    worker_errors,
+)
 from colalib.errors import UserError
-from colalib.evaluation.features import EncoderSource, MelStatsSource, feature_source
-from colalib.files import atomic
+from colalib.evaluation.sources import EncoderSource, ModuleSource, Source, feature_source
 
 FILES_PER_PROCESS = 4  # decoded before they are embedded: the frames of an hour take 46 MB
 NOTHING_LEFT_OUT = pd.DataFrame({"path": [], "reason": []}, dtype=str)
@@ -32,13 +42,15 @@ NOTHING_LEFT_OUT = pd.DataFrame({"path": [], "reason": []}, dtype=str)
 class Embedded:
     """Embeddings of audio: `vectors` float32 [n, d], and `clips`, their table with a row each.
 
-    `clips` has the columns clip_id and path, and what else the corpus' table has. `left_out` lists path and
-    reason of each clip that could not be used.
+    `clips` has the columns clip_id and path, and what else the corpus' table has; for embeddings over time
+    also `start`, where the window begins, in seconds. `left_out` lists path and reason of each clip that
+    could not be used. `root` is the folder of the audio, if it is known.
     """
 
     vectors: np.ndarray
     clips: pd.DataFrame
     left_out: pd.DataFrame
+    root: Path | None = None
 
 
 def embed(
@@ -49,54 +61,144 @@ def embed(
     arch: str = "b0-small",
     seed: int = 0,
     progress: bool = False,
+    every: float | None = None,
 ) -> Embedded:
     """Return embeddings of audio; also known as `colalib.embed`.
 
     `source` is a file, a list of files, a folder (as `corpora.load` reads it), a store, or
-    `(samples, sample_rate)` with samples [n] or [n, channels] in [-1, 1]. `encoder` is "default", a run
-    folder, "random" (of `arch` and `seed`) or "mel-stats". `jobs` processes decode files (-1: all cores).
+    `(samples, sample_rate)` with samples [n] or [n, channels] in [-1, 1]. `encoder` is "default", a
+    run folder, "random" (of `arch` and `seed`), "mel-stats", or "MODULE[:PATH]" (see
+    `feature_source`). `jobs` processes decode files (-1: all cores). With `every` there is a row for each
+    window of 0.98 s, one window every so many seconds, instead of one per clip.
 
     >>> tone = np.sin(np.arange(32_000) / 10)
     >>> embed((tone, 16_000)).vectors.shape
-    (1, 3328)
+    (1, 4032)
+    >>> embed((tone, 16_000), every=0.5).clips["start"].tolist()
+    [0.0, 0.5, 1.0]
 
     Raises `UserError` if there is no such folder or encoder, or no usable clip.
     """
     features = feature_source(encoder, arch, seed, accelerator, progress)
     if isinstance(source, str | Path) and is_store(source):
         store = MelStore(source)
-        table = store.clips.drop(columns=["shard", "start", "frames"])
-        return Embedded(features.of_store(store), table, store.quarantine)
+        windows = Windows(features, store.mel, every)
+        table = store.clips.drop(columns=NUMBERS)
+        vectors = windows.of_store(store) if every else features.of_store(store)
+        return Embedded(vectors, windows.rows(table), store.quarantine, store.known_audio)
     mel = features.mel or MelConfig()
+    windows = Windows(features, mel, every)
     if isinstance(source, tuple):
-        frames = [log_mel_of_array(*source, mel)]
-        return Embedded(
-            _embed(features, frames, mel), pd.DataFrame({"clip_id": ["samples"]}), NOTHING_LEFT_OUT
-        )
-    files = DecodedFiles(corpus_of(source), mel, jobs)
-    vectors = _embed(features, files, mel, len(files.corpus.clips))
-    return Embedded(vectors, files.corpus.clips[files.usable].reset_index(drop=True), files.left_out)
+        vectors = _embed_samples(features, *source, mel, windows)
+        return Embedded(vectors, windows.rows(pd.DataFrame({"clip_id": ["samples"]})), NOTHING_LEFT_OUT)
+    files = DecodedFiles(corpus_of(source), decoder(features, mel), jobs)
+    vectors = _embed(features, files, mel, windows, len(files.corpus.clips))
+    clips = files.corpus.clips[files.usable].reset_index(drop=True)
+    return Embedded(vectors, windows.rows(clips), files.left_out, files.corpus.root)
 
 
-def _embed(features: EncoderSource | MelStatsSource, clips, mel: MelConfig, total: int = 1) -> np.ndarray:
-    """Return the features of clips given as an iterable of log-mel frames [T, M]."""
-    if isinstance(features, MelStatsSource):
-        return features.of_clips(clips)
+def _embed(features: Source, clips, mel: MelConfig, windows: Windows, total: int = 1) -> np.ndarray:
+    """Return the features of clips given as an iterable of what the source takes: see its `of_clips`."""
+    if not isinstance(features, EncoderSource):
+        return features.of_clips(windows.cut(clips), windows.total(total))
     calibration = None
     if features.run is None:  # a random encoder is calibrated on the clips first, so all must be in memory
         frames = list(clips)
         keep = clips.for_pretraining if isinstance(clips, DecodedFiles) else np.ones(len(frames), bool)
         calibration = FramesInMemory([f for f, k in zip(frames, keep) if k] or frames, mel)
         clips = frames
-    return features.of_clips(clips, mel.silence, total, calibration)
+    return features.of_clips(windows.cut(clips), mel, windows.total(total), calibration)
 
 
-def log_mel_of_array(samples: np.ndarray, sample_rate: int, mel: MelConfig) -> np.ndarray:
-    """Return the log-mel frames [T, M] of samples [n] or [n, channels]. Raises `UserError`."""
+def _embed_samples(
+    features: Source, samples: np.ndarray, sample_rate: int, mel: MelConfig, windows: Windows
+) -> np.ndarray:
+    """Return the features [1, d] of samples [n] or [n, channels]. Raises `UserError`."""
+    waves = isinstance(features, ModuleSource)
     try:
-        return to_stored(audio.log_mel(audio.from_array(samples, sample_rate, mel.sample_rate), mel))
+        wave = audio.from_array(samples, sample_rate, features.sample_rate if waves else mel.sample_rate)
+        return _embed(features, [wave if waves else to_stored(audio.log_mel(wave, mel))], mel, windows)
     except audio.Unusable as error:
         raise UserError(f"the samples cannot be used: {error}") from None
+
+
+class Windows:
+    """Windows of one segment (0.98 s) every so many seconds, which are embedded as clips of their own.
+
+    `every` None leaves clips whole. What is left over at the end of a clip is not used; a shorter clip is one
+    window. A window that is embedded lies in the same space as whole clips. Raises `UserError` for an
+    `every` below the 10 ms between frames.
+    """
+
+    def __init__(self, features: Source, mel: MelConfig, every: float | None):
+        self.features = features
+        self.every = every
+        waves = isinstance(features, ModuleSource)
+        self.rate = features.sample_rate if waves else mel.sample_rate / mel.hop  # samples or frames per s
+        self.size = round(mel.seconds(SEGMENT_FRAMES) * self.rate)
+        if every is not None and not mel.hop / mel.sample_rate <= every <= 1e6:
+            raise UserError(
+                f"a window every {every:g} s: from {1000 * mel.hop / mel.sample_rate:.0f} ms on, please"
+            )
+        self.hop = every and max(round(every * self.rate), 1)
+        self.starts: list[np.ndarray] = []  # per clip, in seconds
+
+    def cut(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the windows of clips [T, …]: whole clips without `every`."""
+        if not self.every:
+            yield from clips
+            return
+        for clip in clips:
+            starts = np.arange(0, max(len(clip) - self.size, 0) + 1, self.hop)
+            self.starts.append(starts / self.rate)
+            yield from (clip[start : start + self.size] for start in starts)
+
+    def of_store(self, store: MelStore, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the features [windows, d] of the clips of a store, or of those in `rows`, in their order."""
+        rows = np.arange(len(store)) if rows is None else rows
+        if isinstance(self.features, ModuleSource):
+            clips = self.features.waves(store, rows)
+        else:
+            clips = Clips.of_store(store).take(rows)
+        return embed_clips(self.features, self.cut(clips), store)
+
+    def total(self, clips: int) -> int | None:
+        """Return how many rows there will be, if that is known."""
+        return None if self.every else clips
+
+    def rows(self, clips: pd.DataFrame) -> pd.DataFrame:
+        """Return the table of windows for a table of clips."""
+        if not self.every:
+            return clips
+        table = clips.loc[clips.index.repeat([len(starts) for starts in self.starts])]
+        table.insert(1, "start", np.concatenate(self.starts))
+        return table.reset_index(drop=True)
+
+
+def embed_clips(features: Source, clips: Iterable[np.ndarray], store: MelStore) -> np.ndarray:
+    """Return the features [n, d] of any clips (frames or samples, as the source takes them).
+
+    They lie in the space of the store's clips: a random encoder is calibrated on these.
+    """
+    if not isinstance(features, EncoderSource):
+        return features.of_clips(clips)
+    features.check_mel(store)
+    return features.of_clips(clips, store.mel, calibration=features.calibration(store))
+
+
+def decoder(features: Source, mel: MelConfig) -> Callable[[Path], tuple]:
+    """Return what decodes a file for a source: to log-mel frames or samples and "", or None and a reason."""
+    if isinstance(features, ModuleSource):
+        return partial(wave_of_file, sample_rate=features.sample_rate)
+    return partial(log_mel_of_file, config=mel)
+
+
+def wave_of_file(path: Path, sample_rate: int) -> tuple[np.ndarray | None, str]:
+    """Return the samples [n] of a file and "", or None and the reason why it cannot be used."""
+    try:
+        return audio.load_audio(path, sample_rate), ""
+    except audio.Unusable as error:
+        return None, str(error)
 
 
 def corpus_of(source: str | Path | list[str | Path]) -> Corpus:
@@ -130,17 +232,18 @@ class FramesInMemory:
 
 
 class DecodedFiles:
-    """Iterable over the log-mel frames [T, M] of a corpus' files, decoded by `jobs` processes.
+    """Iterable over the files of a corpus, decoded by `jobs` processes: log-mel frames [T, M] or samples [n].
 
-    Files that cannot be used are passed over; `usable` [n] and `left_out` then tell which, and why. Raises
-    `UserError` at the end if no file could be used.
+    `decode` returns these for a path and "", or None and a reason. Files that cannot be used are
+    passed over; `usable` [n] and `left_out` then tell which, and why. Raises `UserError` at the end
+    if no file could be used.
     """
 
-    def __init__(self, corpus: Corpus, mel: MelConfig, jobs: int):
+    def __init__(self, corpus: Corpus, decode: Callable[[Path], tuple], jobs: int):
         if jobs == 0:
             raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
         self.corpus = corpus
-        self.mel = mel
+        self.decode = decode
         self.jobs = jobs
         self.reasons: list[str] = []  # "" for a usable file
 
@@ -152,12 +255,26 @@ class DecodedFiles:
         for start in range(0, len(paths), FILES_PER_PROCESS * processes):
             part = paths[start : start + FILES_PER_PROCESS * processes]
             with worker_errors():
-                decoded = parallel(delayed(log_mel_of_file)(path, self.mel) for path in part)
+                decoded = self.decode_all(part, parallel)
             self.reasons += [reason for _, reason in decoded]
             yield from (frames for frames, _ in decoded if frames is not None)
         if not self.usable.any():
             first = "; ".join(": ".join(row) for row in self.left_out.values[:1])
             raise UserError(f"{self.corpus.root}: none of {len(paths)} clips is usable (first: {first})")
+
+    def decode_all(self, paths: list[Path], parallel: Parallel) -> list[tuple]:
+        """Return what `decode` says of each file; those that crash the decoder cannot be used."""
+        crashed: set[Path] = set()
+        while True:
+            others = [path for path in paths if path not in crashed]
+            try:
+                decoded = iter(parallel(delayed(self.decode)(path) for path in others))
+                return [(None, CRASHED) if path in crashed else next(decoded) for path in paths]
+            except BrokenProcessPool:
+                found = set(crashing(others))
+                if not found:
+                    raise
+                crashed |= found
 
     @property
     def usable(self) -> np.ndarray:
@@ -175,22 +292,3 @@ class DecodedFiles:
         reasons = pd.Series(self.reasons, dtype=str)
         table = pd.DataFrame({"path": self.corpus.clips["path"], "reason": reasons})[~self.usable]
         return pd.concat([table, self.corpus.excluded], ignore_index=True)
-
-
-def embed_to_file(
-    source: str | Path, encoder: str | Path, out: Path | str, accelerator: str = "auto", **options
-) -> Embedded:
-    """Write `embed` to an .npz file, and return it.
-
-    The file holds clip_id, embedding float32 [n, d], and the table's other columns as fixed-width text (no
-    pickle).
-    """
-    embedded = embed(source, encoder, accelerator, **options)
-    columns = {c: np.array(embedded.clips[c].tolist(), dtype=str) for c in embedded.clips}
-    with atomic(Path(out)) as file, zipfile.ZipFile(file, "w") as archive:
-        # np.savez would take a column named `file` for its own argument
-        for name, values in {"embedding": embedded.vectors, **columns}.items():
-            name = re.sub(r"[^\w .-]", "_", name).lstrip(".")  # a column is not a path
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, values, allow_pickle=False)
-    return embedded

@@ -13,9 +13,10 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from colalib.errors import UserError
-from colalib.files import atomic, write_json
+from colalib.files import atomic, check_ours, write_json
 
 DRAWS = 2000  # bootstrap draws
+SOFTWARE = "colalib"  # what a figure beside results.json says it was written by
 
 
 def _draws(tables: list[pd.DataFrame], rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
@@ -207,12 +208,28 @@ def label_efficiency(budgets: dict[int, pd.DataFrame]) -> pd.DataFrame:
 def save(results: dict, out: Path | str, predictions: pd.DataFrame | None = None) -> None:
     """Write results to the JSON file `out`, and the predictions beside it.
 
-    They go to predictions.csv beside results.json, and to x-predictions.csv beside x.json.
+    They go to predictions.csv beside results.json, and to x-predictions.csv beside x.json. Raises `UserError`
+    as `check_replaceable`.
+    """
+    check_replaceable(out)
+    write_json(Path(out), results)
+    if predictions is not None:
+        with atomic(_predictions_file(Path(out)), "w") as file:
+            predictions.to_csv(file, index=False)
+
+
+def check_replaceable(out: Path | str, figure: bool = False) -> None:
+    """Raise `UserError` if `out`, or the predictions or the `figure` beside it, is a file of another program.
+
+    Such a file would be overwritten. Call this before a long computation.
     """
     out = Path(out)
-    write_json(out, results)
-    if predictions is not None:
-        with atomic(
-            out.with_name("predictions.csv" if out.stem == "results" else f"{out.stem}-predictions.csv"), "w"
-        ) as file:
-            predictions.to_csv(file, index=False)
+    signs = {out: b'"model_name"', _predictions_file(out): b"model,task,seed,fold,clip_id,"}
+    if figure:
+        signs[out.with_suffix(".png")] = f"Software\0{SOFTWARE}".encode()
+    for path, sign in signs.items():
+        check_ours(path, sign)
+
+
+def _predictions_file(out: Path) -> Path:
+    return out.with_name("predictions.csv" if out.stem == "results" else f"{out.stem}-predictions.csv")

@@ -99,9 +99,7 @@ def waveform(
 def spectrogram(
     frames: np.ndarray, config: MelConfig = MelConfig(), ax: Axes | None = None, title: str = "", **kwargs
 ) -> Axes:
-    """Draw a log-mel spectrogram [T, M]: time in seconds, bands marked with their centre frequency in Hz."""
-    import librosa
-
+    """Draw a log-mel spectrogram [T, M]: time in seconds, bands marked in Hz at round numbers."""
     ax = ax or plt.gca()
     ax.imshow(
         frames.T.astype(np.float32),
@@ -110,11 +108,30 @@ def spectrogram(
         extent=(0, config.seconds(len(frames)), 0, frames.shape[1]),
         **kwargs,
     )
-    centres = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax)[1:-1]
-    ticks = np.arange(3, config.n_mels, max(config.n_mels // 5, 1))
     ax.set(xlabel="time (s)", ylabel="mel band (Hz)", title=plain(title))
-    ax.set_yticks(ticks + 0.5, [f"{centres[t]:.0f}" for t in ticks])
+    # a label is about 0.2 inches high
+    ticks = mel_ticks(config, apart=0.2 * config.n_mels / (ax.bbox.height / ax.figure.dpi))
+    ax.set_yticks(list(ticks.values()), list(ticks))
     return ax
+
+
+def mel_ticks(config: MelConfig, apart: float = 5.0) -> dict[str, float]:
+    """Return marks for an axis of mel bands: label in Hz → place in bands, from low to high.
+
+    They are round frequencies, at least `apart` bands from each other. The middle of band i is at i + 0.5.
+    """
+    import librosa
+
+    # the edges of the range are the middles of two more bands
+    middles = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax)
+    places = np.arange(config.n_mels + 2) - 0.5
+    marks = {}
+    for hertz in (16_000, 8000, 4000, 2000, 1000, 500, 200, 100):
+        place = float(np.interp(hertz, middles, places, left=-1, right=-1))
+        if 0 <= place <= config.n_mels and place <= min(marks.values(), default=np.inf) - apart:
+            marks[f"{hertz // 1000}k" if hertz >= 1000 else f"{hertz}"] = place
+    # a narrow range may hold no round frequency
+    return dict(reversed(marks.items())) or {f"{middles[i]:.0f}": i - 0.5 for i in (1, config.n_mels)}
 
 
 def panels(pictures: list[tuple], title: str = "", columns: int | None = None, height: float = 2.9) -> Figure:

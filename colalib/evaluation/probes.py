@@ -29,7 +29,7 @@ from colalib.errors import UserError
 from colalib.training.runs import prediction_table
 
 # inverse regularisation of the logistic regression, chosen on the validation side
-C_GRID = (0.001, 0.01, 0.1, 1.0)
+C_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
 # tried when a classifier's outputs are judged (see below)
 TEMPERATURES = np.geomspace(0.05, 20, 41)
 NEIGHBOUR_BLOCK = 1000  # rows compared with all others at a time: 1,000 × n distances in memory

@@ -22,8 +22,8 @@ from colalib.data.store import open_store
 from colalib.errors import UserError
 from colalib.files import fingerprint, is_main_process, locked
 from colalib.settings import PretrainConfig
-from colalib.training.runs import enter_run, save_encoder, write_run_config
-from colalib.training.trainer import check_settings, fit, training_alone
+from colalib.training.runs import enter_run, save_encoder, snapshot_name, write_run_config
+from colalib.training.trainer import Snapshots, check_settings, fit, training_alone
 
 MIN_CLIPS = 8  # fewer give no distractors worth the name
 
@@ -36,12 +36,20 @@ def pretrain(
     accelerator: str = "auto",
     progress: bool = True,
     trainer_kwargs: dict | None = None,
+    leave_out: str | None = None,
+    snapshots: bool = False,
 ) -> Path:
     """Pre-train an encoder by contrast on one or more stores (COLA); return the run folder `out`.
 
     5% of the clips, by whole groups (at most 256), are held out for validation pairs. With `resume`
     an interrupted run goes on, and a finished one is returned as it is. Raises `UserError` for
     settings that cannot be used.
+
+    Test clips are never heard, nor is the fold `leave_out` of stores with folds: an encoder that
+    shall be judged on a fold is pre-trained without it.
+
+    With `snapshots` the encoder is also kept on its way (`Run.snapshots`): at steps 0, 8, 16, 32 and
+    on in powers of two, and at the end.
 
     `trainer_kwargs` goes to `lightning.Trainer`, e.g. {"devices": 8, "num_nodes": 2, "strategy":
     "ddp"}. Each process then draws its part of the `batch_size` pairs and takes the distractors of
@@ -50,7 +58,7 @@ def pretrain(
     """
     out, trainer_kwargs = Path(out), trainer_kwargs or {}
     processes = count_processes(trainer_kwargs)
-    clips = pretraining_clips([open_store(store) for store in stores])
+    clips = pretraining_clips([open_store(store) for store in stores], leave_out)
     check_settings(config, accelerator)
     check_clips(clips, config, processes)
     data = {
@@ -81,12 +89,23 @@ def pretrain(
 
         trainer_kwargs = {"accelerator": accelerator} | trainer_kwargs
         steps_per_epoch = len(train) // batch_size
+        more = [Snapshots(out)] if snapshots else []
         trainer = fit(
-            module, config, out, make_batch, fixed_pairs(valid), steps_per_epoch, trainer_kwargs, progress
+            module,
+            config,
+            out,
+            make_batch,
+            fixed_pairs(valid),
+            steps_per_epoch,
+            trainer_kwargs,
+            progress,
+            more,
         )
         test_rows = [np.flatnonzero(store.clips["split"].values == "test") for store in clips.stores]
         if sum(map(len, test_rows)) > 1:
             trainer.test(module, fixed_pairs(Clips(clips.stores, test_rows)), verbose=False)
+        if snapshots:
+            save_encoder(module.encoder, out, snapshot_name(trainer.global_step))
         save_encoder(module.encoder, out)
     return out
 

@@ -7,6 +7,7 @@
     clips.txt            ids of the clips that the encoder has seen in pre-training
     last.ckpt            to resume from; best.ckpt: best on validation (never unpickled)
     predictions.csv      of a fine-tuning: one row per test clip
+    snapshots/           the encoder at some steps, if they were asked for: 00000.safetensors, …
     encoder.safetensors  the result; written last, it marks a finished run
 """
 
@@ -16,6 +17,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import math
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -28,14 +30,13 @@ from colalib.data.audio import MelConfig
 from colalib.data.splits import Split
 from colalib.data.store import MelStore
 from colalib.encoder import Encoder
-from colalib.errors import UserError
-from colalib.files import atomic, is_main_process, read_json, write_json
+from colalib.errors import UserError, first_line
+from colalib.files import atomic, is_main_process, read_json, remove_leftovers, write_json
 from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig, read_config
 
 # the run folder that comes with the package, with its model card
 DEFAULT = Path(__file__).parents[1] / "default"
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}  # by the kind of a run
-# whose versions a run notes
 RUN_FILES = (
     "config.json",
     "metrics.csv",
@@ -45,6 +46,8 @@ RUN_FILES = (
     "predictions.csv",
     "encoder.safetensors",
 )
+SNAPSHOTS = "snapshots"  # folder in a run
+# whose versions a run notes
 PACKAGES = ("torch", "lightning", "librosa", "efficientnet_pytorch", "numpy")
 
 
@@ -125,21 +128,27 @@ class Run:
         """Return predictions.csv of a finished fine-tuning."""
         return read_predictions(self.path / "predictions.csv")
 
-    def load_encoder(self) -> Encoder:
-        """Return the encoder, in evaluation mode. Raises `UserError` if it is damaged or not finished."""
-        encoder = Encoder(self.description["arch"])
-        if not self.finished:
+    def snapshots(self) -> dict[int, Path]:
+        """Return the files of the encoder on its way, by training steps, from the first to the last."""
+        files = (self.path / SNAPSHOTS).glob("*.safetensors")
+        return dict(sorted((int(file.stem), file) for file in files if re.fullmatch(r"\d{5,}", file.stem)))
+
+    def load_encoder(self, snapshot: Path | None = None) -> Encoder:
+        """Return the encoder in evaluation mode, or the one of a `snapshot`.
+
+        Raises `UserError` if it is damaged or not finished.
+        """
+        encoder, where = Encoder(self.description["arch"]), snapshot or self.path
+        if snapshot is None and not self.finished:
             raise UserError(f"{self.path} is not finished: go on with --resume")
         try:
-            encoder.load_state_dict(safetensors.torch.load_file(self.path / "encoder.safetensors"))
+            weights = safetensors.torch.load_file(snapshot or self.path / "encoder.safetensors")
+            encoder.load_state_dict(weights)
             self.seen_clip_ids  # noqa: B018  (a damaged list shows here, not after the long part)
         except Exception as error:  # safetensors and torch raise kinds of their own
-            reason = str(error).splitlines()[0][:120]
-            raise UserError(f"{self.path}: damaged encoder ({reason}): train it again") from None
+            raise UserError(f"{where}: damaged encoder ({first_line(error)}): train it again") from None
         if not is_finite(encoder):
-            raise UserError(
-                f"{self.path}: damaged encoder (weights that are NaN or infinite): train it again"
-            )
+            raise UserError(f"{where}: damaged encoder (weights that are NaN or infinite): train it again")
         return encoder.eval()
 
     def check_mel(self, store: MelStore) -> None:
@@ -180,8 +189,9 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     if not is_main_process():
         return run.finished
     if not run.exists:
-        # clips.txt is all that a kill may leave before config.json
-        if out.exists() and any(p.name != "clips.txt" for p in out.iterdir()):
+        # what a kill may leave before config.json
+        begun = [out / "clips.txt", *out.glob(".clips.txt.*.part"), *out.glob(".config.json.*.part")]
+        if out.exists() and not set(out.iterdir()) <= set(begun):
             raise UserError(f"{out} is not a run and not empty: choose another --out")
         return False
     if not resume:
@@ -197,9 +207,8 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
                     f"{out} was made with {key} {was!r}, not {value!r}: "
                     "keep its settings to resume, or choose another --out"
                 )
-    for name in RUN_FILES:
-        for leftover in out.glob(f".{name}.*.part"):  # of a killed process
-            leftover.unlink(missing_ok=True)
+    remove_leftovers(out, *RUN_FILES)
+    remove_leftovers(out / SNAPSHOTS, "*.safetensors")
     return run.finished
 
 
@@ -209,8 +218,11 @@ def write_run_config(
     """Write clips.txt (the ids `seen` in pre-training) and config.json: from here on `out` is a run."""
     if not is_main_process():
         return
-    with atomic(out / "clips.txt", "w") as file:
-        file.writelines(f"{clip}\n" for clip in seen)
+    clips, content = out / "clips.txt", "".join(f"{clip}\n" for clip in seen).encode()
+    if clips.exists() and clips.read_bytes() != content:
+        raise UserError(f"{clips} is not the list of this run's clips: choose another --out")
+    with atomic(clips) as file:
+        file.write(content)
     description = {
         "kind": kind,
         "config": dataclasses.asdict(config),
@@ -224,14 +236,19 @@ def write_run_config(
     write_json(out / "config.json", description)
 
 
-def save_encoder(encoder: Encoder, out: Path) -> None:
-    """Write encoder.safetensors: from here on the run is finished."""
+def save_encoder(encoder: Encoder, out: Path, name: str = "encoder.safetensors") -> None:
+    """Write encoder.safetensors: from here on the run is finished. Or write a snapshot by its `name`."""
     if not is_main_process():
         return
     if not is_finite(encoder):
         raise UserError(f"{out}: the weights became NaN or infinite: start again with a lower --lr")
-    with atomic(out / "encoder.safetensors") as file:
+    with atomic(out / name) as file:
         file.write(safetensors.torch.save({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
+
+
+def snapshot_name(step: int) -> str:
+    """Return where in a run folder the snapshot of a training step lies."""
+    return f"{SNAPSHOTS}/{step:05d}.safetensors"
 
 
 def is_finite(encoder: Encoder) -> bool:
@@ -247,9 +264,8 @@ def read_checkpoint(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged archives
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: damaged, or not a plain checkpoint ({reason}): delete it, or start a new run"
+            f"{path}: damaged, or not a plain checkpoint ({first_line(error)}): delete it, or start a new run"
         ) from None
 
 
@@ -289,9 +305,17 @@ def read_predictions(file: Path | str) -> pd.DataFrame:
     """Return a table of predictions from a CSV file; all columns but `seed` are text.
 
     Older files hold the label budget in the model's name, "probe (10 a class)", and come out in
-    today's form.
+    today's form. Raises `UserError` if it is damaged.
     """
-    table = pd.read_csv(file, dtype=str, keep_default_na=False).astype({"seed": int})
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False).astype({"seed": int})
+        if missing := {"model", "task", "fold", "clip_id", "group", "label", "predicted"} - set(table):
+            raise KeyError(min(missing))
+    except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(
+            f"{file}: damaged, or not a table of predictions ({first_line(error)}): "
+            "judge the runs again with evaluate"
+        ) from None
     if "labels_per_class" not in table:
         parts = table["model"].str.extract(r"^(.*?)(?: \((\d+) a class\))?$")
         table["model"], table["labels_per_class"] = parts[0], parts[1].fillna("")

@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,11 +33,11 @@ from tqdm.auto import tqdm
 from colalib.data.segments import StepDataset
 from colalib.data.streams import stream
 from colalib.encoder import choose_device
-from colalib.errors import UserError
+from colalib.errors import UserError, first_line
 from colalib.fast_cpu import keep_freed_memory
 from colalib.files import atomic, is_main_process
 from colalib.settings import check_limits
-from colalib.training.runs import read_checkpoint
+from colalib.training.runs import Run, read_checkpoint, save_encoder, snapshot_name
 
 LOG_STEPS = 5  # metrics.csv gets a row every so many steps
 CHECKPOINT_STEPS = 50  # last.ckpt is written every so many steps,
@@ -163,6 +164,31 @@ class LastCheckpoint(Callback):
         trainer.save_checkpoint(self.path)
 
 
+class Snapshots(Callback):
+    """Writes the encoder at steps 0, 8, 16, 32 and on in powers of two: it changes fastest at first.
+
+    A resumed run goes on from its checkpoint. Snapshots of later steps are removed; they come again.
+    """
+
+    FIRST = 8
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    @rank_zero_only
+    def on_train_start(self, trainer, module):
+        for step, file in Run(self.out).snapshots().items():
+            if step > trainer.global_step:
+                file.unlink()
+        if trainer.global_step == 0:
+            save_encoder(module.encoder, self.out, snapshot_name(0))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        step = trainer.global_step
+        if step >= self.FIRST and step & (step - 1) == 0:
+            save_encoder(module.encoder, self.out, snapshot_name(step))
+
+
 class ProgressBar(Callback):
     """Shows the share that is done, the step, and the latest loss and accuracy."""
 
@@ -217,14 +243,24 @@ class MetricsCsv(Logger):
         self.begun = time.monotonic() - spent
         if not is_main_process():
             return
-        rows = []
-        if path.exists() and start_step:
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) < start_step]
+        rows = self.rows_before(start_step) if path.exists() and start_step else []
         with atomic(path, "w") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(rows)
+
+    def rows_before(self, step: int) -> list[dict]:
+        """Return the rows of the file before a step. Raises `UserError` if it is damaged."""
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) < step]
+            if unknown := {name for row in rows for name in row if name not in self.FIELDS}:
+                raise ValueError(f"columns {unknown}")
+            return rows
+        except (ValueError, KeyError, csv.Error) as error:
+            raise UserError(
+                f"{self.path}: damaged ({first_line(error)}): delete it to go on without its rows"
+            ) from None
 
     def log_hyperparams(self, *args, **kwargs):
         """Do nothing: settings are in config.json."""
@@ -268,6 +304,7 @@ def fit(
     steps_per_epoch: int,
     trainer_kwargs: dict,
     progress: bool,
+    more_callbacks: Sequence[Callback] = (),
 ) -> lightning.Trainer:
     """Train `module` on `make_batch(step)` under Lightning; go on from `out/last.ckpt` if it is there.
 
@@ -281,13 +318,13 @@ def fit(
     last = out / "last.ckpt"
     start_step, spent = read_position(last) if last.exists() else (0, 0.0)
     schedule = Schedule(config, total_steps(config, steps_per_epoch))
+    loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
     bar = ProgressBar(out.name, schedule, progress and is_main_process())
     best = best_checkpoint(out, module.monitor)
-    callbacks = [schedule, LastCheckpoint(last, schedule), bar, best]
+    callbacks = [schedule, *more_callbacks, LastCheckpoint(last, schedule), bar, best]
     if getattr(config, "patience", None):
         metric, mode = module.monitor
         callbacks.append(EarlyStopping(metric, mode=mode, patience=config.patience))
-    loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
     cuda = trainer_kwargs["accelerator"] in ("auto", "cuda") and torch.cuda.is_available()

@@ -11,10 +11,22 @@ _HOMES = {
     "mel_laboratory": "laboratory",
     "Space": "maps",
     "embedding_map": "maps",
+    "watch_it_learn": "learning",
+    "labeller": "by_ear",
     "pair_player": "pairs",
+    "umap_lab": "flatten",
     "training_panel": "panel",
+    "guess": "guesses",
+    "difficulty_lab": "difficulty",
+    "power_lab": "consequences",
+    "temperature_lab": "consequences",
 }
 __all__ = list(_HOMES)
+
+# What a page without a kernel shows of a widget: {"html"} or {"map": its traits}. It is put into the executed
+# notebook only while the variable is set, because it may be megabytes.
+PAGE = "application/vnd.colalib.page+json"
+KEEP_PAGES = "COLA_KEEP_PAGES"
 
 
 def __getattr__(name: str):

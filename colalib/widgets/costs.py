@@ -1,4 +1,4 @@
-"""The calculator (notebook 7): what a larger project would cost, by constants measured on this machine."""
+"""The calculator (notebook 8): what a larger project would cost, by constants measured on this machine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Calculator(parts.WidgetWithFallback):
             self.sliders[name].layout.display = "none" if self.corpus.value in CORPORA else ""
         project = self.project()
         costs = cost(self.constants[self.arch.value], **project)
-        texts = {name: f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" for name, value in costs.items()}
+        texts = {name: two_digits(value) for name, value in costs.items()}
         self.costs.value = parts.listing({"clips": f"{project['clips']:,}"} | texts)
 
     def static_figure(self) -> Figure:
@@ -62,13 +62,19 @@ class Calculator(parts.WidgetWithFallback):
         figure, axes = plt.subplots(1, 2, figsize=(9, 2.4))
         costs = [cost(self.constants[self.arch.value], *size) for size in CORPORA.values()]
         for ax, name in zip(axes, ("store (GB)", "pre-training (h)")):
-            ax.barh(list(CORPORA), [of_corpus[name] for of_corpus in costs])
-            ax.bar_label(ax.containers[0], fmt="{:,.0f}", padding=3)
+            values = [of_corpus[name] for of_corpus in costs]
+            bars = ax.barh(list(CORPORA), values)
+            ax.bar_label(bars, list(map(two_digits, values)), padding=3)
             ax.margins(x=0.15)  # room for the numbers
             ax.invert_yaxis()
             ax.set(title=name)
         figure.suptitle(f"{self.arch.value}, one device like this one", y=1.15)
         return figure
+
+
+def two_digits(value: float) -> str:
+    """Return a number as text: two significant digits below 100, whole above."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 def sliders() -> dict[str, w.Widget]:

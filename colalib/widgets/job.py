@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from colalib.errors import UserError
 from colalib.files import write_json
 from colalib.training.runs import Run
 
@@ -43,10 +44,13 @@ class Job:
 
         A run that is there already keeps the arguments that it was begun with: with others it could not
         be resumed, and will not be trained now either. Raises `OSError` or `ValueError` if the process
-        cannot be started; then none is left running.
+        cannot be started, then none is left running; `UserError` if log or record is a file of others.
         """
         job = cls(out)
         given = job.given() if job.run.exists else arguments
+        for file in (job.log, job.record):
+            if file.exists() and "process" not in job.recorded():
+                raise UserError(f"{file} was not written by a training: move it away, or choose another name")
         job.log.parent.mkdir(parents=True, exist_ok=True)
         # so that interrupting the kernel does not interrupt the training
         apart = {"start_new_session": True}
@@ -63,6 +67,7 @@ class Job:
         except OSError:  # a training that no kernel could find or stop
             job.started.kill()
             job.started.wait()
+            job.log.unlink(missing_ok=True)
             raise
         return job
 

@@ -1,5 +1,5 @@
 """The mel laboratory (notebook 1): change the parameters of a log-mel spectrogram, see it, and hear what is
-left of the sound.
+left of the sound. The setting before stays in sight.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from colalib.evaluation import plots
 from colalib.widgets import parts
 
 RATE = MelConfig().sample_rate
+LOWEST_FLOOR = -8  # power of ten
 WIDE = {"style": {"description_width": "7em"}, "layout": {"width": "24em"}}  # of the controls
 
 
 @dataclass
 class MelView:
-    """What the laboratory shows of a sound."""
+    """What the laboratory shows of a sound under `config`."""
 
+    config: MelConfig
     frames: np.ndarray  # log-mel [frames, n_mels]
     filters: np.ndarray  # filterbank [n_mels, n_fft/2 + 1]
-    figure: Figure  # spectrogram and filterbank
     numbers: dict[str, str]  # what to write beside it
 
 
@@ -39,8 +40,16 @@ def analyse(wave: np.ndarray, config: MelConfig) -> MelView:
         warnings.filterwarnings("ignore", "Empty filters")  # they are counted instead
         frames = audio.log_mel(wave, config)
         filters = audio.mel_filters(config)
-    numbers = describe(wave, frames, filters, config)
-    return MelView(frames, filters, draw(frames, filters, config), numbers)
+    return MelView(config, frames, filters, describe(wave, frames, filters, config))
+
+
+def resolution(config: MelConfig) -> float:
+    """Return how far apart in Hz two equal tones show two peaks, whatever their phases.
+
+    2.5 times the rate divided by the window: the spectrum between them is then at least 3 dB lower. At 2, the
+    main lobes of the Hann window only touch; where the tones are in phase, there is no dip between them.
+    """
+    return 2.5 * config.sample_rate / config.window
 
 
 def describe(wave: np.ndarray, frames: np.ndarray, filters: np.ndarray, config: MelConfig) -> dict[str, str]:
@@ -48,11 +57,10 @@ def describe(wave: np.ndarray, frames: np.ndarray, filters: np.ndarray, config: 
     rate = config.sample_rate
     stored = 2 * frames.size  # bytes as float16
     per_hour = stored / (len(wave) / rate) * 3600
-    # half the width of the main lobe of a Hann window
-    apart = 2 * rate / config.window
+    window = f"{1000 * config.window / rate:.0f} ms"
     numbers = {
         "frames": f"{len(frames)}, one every {1000 * config.hop / rate:.1f} ms",
-        "window": f"{1000 * config.window / rate:.0f} ms: separates tones that are {apart:.0f} Hz apart",
+        "window": f"{window}: two equal tones show two peaks from {resolution(config):.0f} Hz apart",
         "values": f"{frames.size:,} for {len(wave):,} samples",
         "on disk": f"{stored / 1000:.0f} kB as float16, {per_hour / 1e6:.0f} MB per hour",
         "at the floor": f"{100 * np.mean(frames <= config.silence + 1e-6):.0f}% of the values",
@@ -62,18 +70,51 @@ def describe(wave: np.ndarray, frames: np.ndarray, filters: np.ndarray, config: 
     return numbers
 
 
-def draw(frames: np.ndarray, filters: np.ndarray, config: MelConfig) -> Figure:
-    """Draw log-mel frames, and the bands of the filterbank beside them."""
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    plots.spectrogram(frames, config, left, "log-mel spectrogram")
+def in_words(config: MelConfig) -> dict[str, str]:
+    """Return the settings as the sliders name them, with units."""
+    milliseconds = 1000 / config.sample_rate
+    return {
+        "window": f"{config.window * milliseconds:g} ms",
+        "FFT": f"{config.n_fft} samples",
+        "hop": f"{config.hop * milliseconds:g} ms",
+        "bands": f"{config.n_mels}",
+        "range": f"{config.fmin:g} to {config.fmax:g} Hz",
+        "log floor": f"{config.floor:.0e}",
+    }
+
+
+def colour_range(wave: np.ndarray) -> dict[str, float]:
+    """Return the ends of the colour scale for a waveform: they depend on the sound, not on the sliders.
+
+    Nearly all log-mel values under the course's settings are between them, with the lowest floor there is.
+    """
+    low, high = np.quantile(audio.log_mel(wave, MelConfig(floor=10.0**LOWEST_FLOOR)), [0.01, 1])
+    return {"vmin": float(low), "vmax": float(max(high, low + 1))}  # silence has no range of its own
+
+
+def draw(view: MelView, before: MelView | None, colours: dict[str, float]) -> Figure:
+    """Draw log-mel frames, above them those of the setting before, and the bands of the filterbank beside."""
+    figure = Figure(figsize=(11, 5.2 if before else 3.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[2, 1])
+    settings = in_words(view.config)
+    former = in_words(before.config) if before else settings
+    changed = [name for name in settings if settings[name] != former[name]]
+    views = [("before", before, former)] if before else []
+    views.append(("now" if before else "log-mel spectrogram", view, settings))
+    axes = left.subplots(len(views), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (title, shown, values) in zip(axes, views):
+        title += "".join(f", {name} {values[name]}" for name in changed)
+        plots.spectrogram(shown.frames, shown.config, ax, title, **colours).label_outer()
+    left.colorbar(axes[-1].images[0], ax=axes, label="ln magnitude", pad=0.01)
+    config = view.config
+    ax = right.subplots()
     nyquist = config.sample_rate / 2
-    hertz = np.linspace(0, nyquist, filters.shape[1])
-    for number, band in enumerate(filters):
+    hertz = np.linspace(0, nyquist, view.filters.shape[1])
+    for number, band in enumerate(view.filters):
         # an empty band has no height to divide by
-        right.plot(hertz, band / max(band.max(), 1e-12), lw=0.8, color=plots.PALETTE[number % 2])
+        ax.plot(hertz, band / max(band.max(), 1e-12), lw=0.8, color=plots.PALETTE[number % 2])
     title = f"{config.n_mels} mel bands, each scaled to its own height"
-    right.set(xlabel="frequency (Hz)", yticks=[], title=title, xlim=(0, nyquist))
+    ax.set(xlabel="frequency (Hz)", yticks=[], title=title, xlim=(0, nyquist))
     return figure
 
 
@@ -87,7 +128,10 @@ def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 
 
 
 class MelLaboratory(parts.WidgetWithFallback):
-    """A clip to choose, sliders, players, numbers and a picture. `view` is what is shown now."""
+    """A clip to choose, sliders, players, numbers and a picture.
+
+    `view` is what is shown now, `before` the same clip under the setting before.
+    """
 
     def __init__(self, sounds: dict[str, Path | str | np.ndarray], seconds: float):
         super().__init__()
@@ -96,11 +140,13 @@ class MelLaboratory(parts.WidgetWithFallback):
         self.sounds = dict(sounds)
         self.seconds = seconds
         self.view: MelView | None = None
+        self.before: MelView | None = None
+        self.shown = ""  # clip
         self.resetting = False
         self.sliders = sliders()
         self.usual = {name: slider.value for name, slider in self.sliders.items()}
         self.clip = w.Dropdown(options=list(sounds), description="clip", **WIDE)
-        self.drop = parts.FileDrop(self.add_file)
+        self.drop, self.refused = parts.FileDrop(self.add_file), parts.Refused()
         self.reset = w.Button(description="the course's settings", layout={"width": "12em"})
         self.picture, self.original, self.resynthesis, self.numbers, self.message = (
             w.HTML() for _ in range(5)
@@ -113,7 +159,7 @@ class MelLaboratory(parts.WidgetWithFallback):
         self.show()
         buttons = w.HBox([self.drop, self.reset])
         left = w.VBox([*controls.values(), buttons], layout={"width": "26em"})
-        outputs = [self.numbers, self.original, self.resynthesis, self.message]
+        outputs = [self.numbers, self.original, self.resynthesis, self.message, self.refused]
         right = w.VBox(outputs, layout={"flex": "1 1 20em"})
         self.children = [w.HBox([left, right], layout=parts.ROW), self.picture]
 
@@ -149,9 +195,13 @@ class MelLaboratory(parts.WidgetWithFallback):
             self.message.value = f"{parts.escape(self.clip.value)}: {parts.reason(error)}"
             return
         config = self.config()
+        self.before = self.view if self.shown == self.clip.value else None
+        self.shown = self.clip.value
         self.view = analyse(wave, config)
+        self.colours = colour_range(wave)
         words = f"log-mel spectrogram of {self.clip.value} with {config.n_mels} bands, and the filterbank"
-        self.picture.value = parts.picture(self.view.figure, words)
+        words += "; above it that of the setting before" if self.before else ""
+        self.picture.value = parts.picture(self.static_figure(), words)
         self.numbers.value = parts.listing(self.view.numbers)
         self.original.value = parts.sound(wave, "original")
         rebuilt = audio.resynthesise(self.view.frames, config)[: len(wave)]
@@ -167,7 +217,7 @@ class MelLaboratory(parts.WidgetWithFallback):
         try:
             self.sounds[f"{name} (yours)"] = load()
         except parts.NO_SOUND as error:
-            self.message.value = f"{parts.escape(name)}: {parts.reason(error)}"
+            self.refused.add(name, error)
             return
         self.clip.options = list(self.sounds)
         self.clip.value = f"{name} (yours)"
@@ -181,8 +231,8 @@ class MelLaboratory(parts.WidgetWithFallback):
         self.show()
 
     def static_figure(self) -> Figure:
-        """Return spectrogram and filterbank as they are shown."""
-        return self.view.figure if self.view else Figure()
+        """Return spectrograms and filterbank as they are shown."""
+        return draw(self.view, self.before, self.colours) if self.view else Figure()
 
 
 def sliders() -> dict[str, w.Widget]:
@@ -190,7 +240,7 @@ def sliders() -> dict[str, w.Widget]:
     usual = MelConfig()
     options = {"continuous_update": False, **WIDE}
     sizes = [512, 1024, 2048, 4096]
-    decades = {"base": 10, "min": -8, "max": 0, "step": 1, "readout_format": ".0e"}
+    decades = {"base": 10, "min": LOWEST_FLOOR, "max": 0, "step": 1, "readout_format": ".0e"}
     return {
         "window": w.IntSlider(25, min=5, max=120, step=5, description="window (ms)", **options),
         "n_fft": w.SelectionSlider(options=sizes, value=usual.n_fft, description="FFT (samples)", **options),

@@ -1,14 +1,14 @@
-"""The embedding map (notebook 6): clips as points that are heard when they are pressed, in one or two
+"""The embedding map (notebook 7): clips as points that are heard when they are pressed, in one or two
 spaces at once.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import anywidget
 import ipywidgets as w
 import numpy as np
-import soundfile
+import pandas as pd
 import traitlets
 from joblib import Parallel, delayed
 from jupyter_core.paths import jupyter_runtime_dir
@@ -25,45 +25,56 @@ from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
 from colalib.data import audio
+from colalib.data.audio import preview, to_mp3
 from colalib.data.corpus import Corpus
-from colalib.data.store import MelStore, to_stored
-from colalib.encoder import Encoder
-from colalib.evaluation import embed_frames, neighbours, plots
+from colalib.data.store import MelStore
+from colalib.evaluation import embed, neighbours, plots
 from colalib.files import atomic, checkout, fingerprint, runs_folder
 from colalib.widgets import parts
 
 HERE = Path(__file__).parent
 IN_PAGE = 500  # up to so many clips, their previews are kept in the page; of more, files are linked
-PREVIEW = 6.0  # seconds of a preview; 20 kB each
 PLAYABLE = {".mp3", ".wav", ".flac", ".ogg"}  # what browsers play
 
 
 class Space(NamedTuple):
-    """What is drawn: clip embeddings [n, d], a map of them, and perhaps their encoder.
+    """What is drawn: clip embeddings [n, d], a map of them, and perhaps the name of their encoder.
 
-    With the encoder, other recordings can be placed on the map.
+    With the encoder, as `embed` takes it, other recordings can be placed on the map.
     """
 
     features: np.ndarray
     reducer: object  # umap.UMAP fitted to the standardised features: `embedding_` [n, 2], `transform`
-    encoder: Encoder | None = None
+    encoder: str | Path | None = None
+
+
+def bundle(*names: str) -> str:
+    """Return modules of page code as one, in their order: each stands after those that it imports."""
+    text = "".join((HERE / name).read_text(encoding="utf-8") for name in names)
+    return re.sub(r"^import .*\n|^export (?!default)", "", text, flags=re.M)
 
 
 class Map(anywidget.AnyWidget):
-    """The points and what belongs to them, as the page sees them. Numbers of clips count from 0."""
+    """The points and what belongs to them, as the page sees them. Numbers of clips count from 0.
 
-    _esm = HERE / "maps.js"
+    With `scores` the spaces are shown one at a time in the same place, as a slider chooses.
+    """
+
+    _esm = bundle("maps_parts.js", "maps_spectrogram.js", "maps_view.js", "maps.js")
     _css = HERE / "maps.css"
     size = traitlets.Int().tag(sync=True)
     names = traitlets.List().tag(sync=True)  # of the spaces
     titles = traitlets.List().tag(sync=True)  # of the clips
+    ids = traitlets.List().tag(sync=True)
+    paths = traitlets.List().tag(sync=True)  # relative to the corpus
     # column → {"names": values, "colours": one per value, "codes": one per clip}
     columns = traitlets.Dict().tag(sync=True)
     column = traitlets.Unicode().tag(sync=True)
     points = traitlets.Bytes().tag(sync=True)  # float32 [spaces, n, 2]
     near = traitlets.List().tag(sync=True)  # per space: neighbours [n · k]
     k = traitlets.Int().tag(sync=True)
-    links = traitlets.List().tag(sync=True)  # to files on the Jupyter server, or empty
+    # to files on the Jupyter server or beside the page; "" or no list where the sound is in `previews`
+    links = traitlets.List().tag(sync=True)
     previews = traitlets.Bytes().tag(sync=True)  # MP3 files, one after the other
     offsets = traitlets.List().tag(sync=True)  # where they begin, and the end
     selected = traitlets.Int(-1).tag(sync=True)
@@ -71,6 +82,9 @@ class Map(anywidget.AnyWidget):
     # {"name", "sound", "points": [x, y] per space, "near": numbers per space}
     added = traitlets.List().tag(sync=True)
     latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
+    # {"words", "mean", "low", "high"} per space, or empty
+    scores = traitlets.List().tag(sync=True)
+    moment = traitlets.Int(0).tag(sync=True)  # number of the space that is shown
 
     @traitlets.validate("column")
     def known(self, proposal: dict) -> str:
@@ -79,21 +93,26 @@ class Map(anywidget.AnyWidget):
             raise traitlets.TraitError(f"no column {proposal['value']!r}")
         return proposal["value"]
 
+    @traitlets.validate("moment")
+    def within(self, proposal: dict) -> int:
+        """Refuse a space that is not there."""
+        if not 0 <= proposal["value"] < len(self.names):
+            raise traitlets.TraitError(f"no space {proposal['value']}")
+        return proposal["value"]
 
-def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
-    """Return the first `seconds` of samples at 16 kHz as MP3."""
-    file = io.BytesIO()
-    part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
-    soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
-    return file.getvalue()
+    def packed(self) -> dict:
+        """Return the traits as JSON can hold them, bytes in base64."""
+        traits = {name: getattr(self, name) for name in Map.class_own_traits(sync=True)}
+        coded = {
+            name: base64.b64encode(value).decode() for name, value in traits.items() if type(value) is bytes
+        }
+        return traits | coded
 
-
-def preview(path: Path) -> bytes:
-    """Return the beginning of a recording as MP3; nothing if it cannot be read."""
-    try:
-        return to_mp3(audio.load_audio(path))
-    except parts.NO_SOUND:
-        return b""
+    @staticmethod
+    def unpacked(packed: dict) -> Map:
+        """Return the page that `packed` describes."""
+        coded = {name for name, trait in Map.class_own_traits().items() if isinstance(trait, traitlets.Bytes)}
+        return Map(**packed | {name: base64.b64decode(packed[name]) for name in coded})
 
 
 def server_root() -> Path:
@@ -156,8 +175,7 @@ def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[
     """
     if space.encoder is None:
         raise ValueError("this space has no encoder to embed a recording with")
-    frames = to_stored(audio.log_mel(wave, store.mel))
-    embedding = embed_frames(space.encoder, [frames], store.mel.silence)  # [1, d]
+    embedding = embed((wave, store.mel.sample_rate), space.encoder).vectors  # [1, d]
     scaler = StandardScaler().fit(space.features)
     new = scaler.transform(embedding)
     clips = scaler.transform(space.features)
@@ -201,8 +219,10 @@ class EmbeddingMap(parts.WidgetWithFallback):
         self.store = store
         self.spaces = spaces
         self.k = k
-        self.page = self.make_page(corpus, columns or colour_columns(store))
-        self.drop = parts.FileDrop(self.add)
+        maps = {name: (space.features, space.reducer.embedding_) for name, space in spaces.items()}
+        sounds = page_sounds([corpus.root / path for path in store.clips["path"]])
+        self.page = make_page(store.clips, maps, columns or colour_columns(store.clips), sounds, k)
+        self.drop, self.refused = parts.FileDrop(self.add), parts.Refused()
         options = {"continuous_update": False, "layout": {"width": "24em"}}
         self.path = w.Text(placeholder="or a path, then Enter", **options)
         self.path.observe(self.add_path, "value")
@@ -210,25 +230,7 @@ class EmbeddingMap(parts.WidgetWithFallback):
         parts.persist("embedding_map", {"column": self.page}, "column")
         row = w.HBox([self.drop, self.path, self.message], layout=parts.ROW | {"align_items": "center"})
         can_embed = all(space.encoder is not None for space in spaces.values())
-        self.children = [self.page, row] if can_embed else [self.page]
-
-    def make_page(self, corpus: Corpus, columns: list[str]) -> Map:
-        """Return the page, with all that it needs when the kernel is gone."""
-        clips = self.store.clips
-        groups = clips["group"].values
-        near = [neighbours(space.features, groups, self.k) for space in self.spaces.values()]
-        points = np.stack([space.reducer.embedding_ for space in self.spaces.values()])
-        return Map(
-            size=len(clips),
-            names=list(self.spaces),
-            titles=clips.get("title", clips["clip_id"]).tolist(),
-            columns={column: encode_column(clips[column].to_numpy(dtype=object)) for column in columns},
-            column=columns[0],
-            points=points.astype(np.float32).tobytes(),
-            near=[of_space.ravel().tolist() for of_space in near],
-            k=near[0].shape[1],
-            **page_sounds([corpus.root / path for path in clips["path"]]),
-        )
+        self.children = [self.page, row, self.refused] if can_embed else [self.page]
 
     def add(self, name: str, load: Callable[[], np.ndarray]) -> None:
         """Place a recording on the maps; `load()` returns its samples or raises the reason why it cannot."""
@@ -240,7 +242,8 @@ class EmbeddingMap(parts.WidgetWithFallback):
             sound = base64.b64encode(to_mp3(wave)).decode()
         # also a path that no file can have, no such home folder, too long for the memory
         except (*parts.NO_SOUND, ValueError, RuntimeError, MemoryError) as error:
-            self.message.value = f"{title}: {parts.reason(error)}"
+            self.message.value = ""
+            self.refused.add(name, error)
             return
         recording = {
             "name": name,
@@ -256,6 +259,10 @@ class EmbeddingMap(parts.WidgetWithFallback):
         if path := change["new"].strip():
             self.add(parts.shown_name(path), lambda: audio.load_audio(Path(path).expanduser()))
 
+    def without_kernel(self) -> dict:
+        """Return the page with the maps."""
+        return {"map": self.page.packed()}
+
     def static_figure(self) -> Figure:
         """Return the maps as a figure."""
         figure = Figure(figsize=(1.5 + 5 * len(self.spaces), 4.4), layout="constrained")
@@ -267,14 +274,47 @@ class EmbeddingMap(parts.WidgetWithFallback):
         return figure
 
 
-def colour_columns(store: MelStore) -> list[str]:
-    """Return the columns of a store's table that clips can be coloured by: those with 2 to 20 values."""
-    clips = store.clips
-    return [
-        column
-        for column in clips
-        if column == "label" or (column not in ("shard", "start") and 2 <= clips[column].nunique() <= 20)
-    ]
+def make_page(
+    clips: pd.DataFrame,
+    spaces: dict[str, tuple[np.ndarray, np.ndarray]],
+    columns: list[str],
+    sounds: dict,
+    k: int = 5,
+    scores: list[dict] = (),
+) -> Map:
+    """Return the page of maps of some clips, with all that it needs when the kernel is gone.
+
+    `spaces`: name → features [n, d] and map [n, 2]. `sounds`: traits of `Map`, as `page_sounds` gives them.
+    `scores`: see `Map`.
+    """
+    groups = clips["group"].values
+    near = [neighbours(features, groups, k) for features, _ in spaces.values()]
+    points = np.stack([points for _, points in spaces.values()])
+    return Map(
+        size=len(clips),
+        names=list(spaces),
+        titles=clips.get("title", clips["clip_id"]).tolist(),
+        ids=clips["clip_id"].tolist(),
+        paths=clips["path"].tolist(),
+        columns={column: encode_column(clips[column].to_numpy(dtype=object)) for column in columns},
+        column=columns[0],
+        points=points.astype(np.float32).tobytes(),
+        near=[of_space.ravel().tolist() for of_space in near],
+        k=near[0].shape[1],
+        scores=list(scores),
+        **sounds,
+    )
+
+
+def colour_columns(clips: pd.DataFrame, first: Sequence[str] = ()) -> list[str]:
+    """Return the columns of a table that clips can be coloured by: those with 2 to 20 values, and label.
+
+    The columns in `first` come first, however many values they have. A column in which every clip has its
+    own value, as a name, says nothing.
+    """
+    others = [column for column in clips if column not in ("shard", "start", *first)]
+    most = min(20, len(clips) - 1)
+    return [*first, *(c for c in others if c == "label" or 2 <= clips[c].nunique() <= most)]
 
 
 def page_sounds(files: list[Path]) -> dict:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import ipywidgets as w
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +23,8 @@ from colalib.data.store import MelStore
 from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.evaluation import plots
-from colalib.widgets import parts
+from colalib.training.runs import open_run
+from colalib.widgets import parts, quiz
 from colalib.widgets.choices import change_choice, read_settings
 
 AUGMENTATIONS = {
@@ -86,13 +88,13 @@ def segment(store: MelStore, place: tuple[int, int]) -> np.ndarray:
 
 
 @torch.no_grad()
-def choice(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarray]) -> int:
-    """Return the index of the candidate whose h is most similar to the anchor's, by cosine.
+def similarities(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarray]) -> np.ndarray:
+    """Return the cosine of each candidate's h and the anchor's, [candidates].
 
-    All are segments [SEGMENT_FRAMES, n_mels].
+    All are segments [SEGMENT_FRAMES, n_mels]. An encoder chooses the candidate with the largest.
     """
     h = encoder.eval()(torch.from_numpy(np.stack([anchor, *candidates])))  # [1 + candidates, dim]
-    return int(F.cosine_similarity(h[:1], h[1:]).argmax())
+    return F.cosine_similarity(h[:1], h[1:]).numpy()
 
 
 def pair_player(
@@ -105,8 +107,10 @@ def pair_player(
     """Show anchor, positive and distractors side by side, to hear and to see where they lie in their clips.
 
     You can draw others and switch augmentations on. In the quiz you say which candidate comes from the
-    anchor's clip; the score of `encoders` (name → `Encoder`) stands beside yours. `candidates` to choose
-    from; `seed` of what is drawn. Clips are those of the test split, if it has enough groups.
+    anchor's clip. Then you see how similar each of `encoders` (name → `Encoder`) finds every candidate to the
+    anchor, and its score beside yours; by default the encoder that comes with the course answers.
+    `candidates` to choose from; `seed` of what is drawn. Clips are those of the validation split, if it
+    has enough groups.
     """
     return PairPlayer(corpus, store, encoders or {}, candidates, seed)
 
@@ -194,7 +198,10 @@ class PairPlayer(parts.WidgetWithFallback):
         self.answered = True
         chosen = {"you": self.choose.index(button)}
         anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(self.question.crops()))
-        chosen |= {name: choice(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
+        # loaded at the first answer: who only listens does not need it
+        self.encoders = self.encoders or {"default": open_run("default").load_encoder()}
+        cosines = {name: similarities(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
+        chosen |= {name: int(row.argmax()) for name, row in cosines.items()}
 
         def count(kept: dict) -> dict:
             score = valid_score(kept)
@@ -208,7 +215,16 @@ class PairPlayer(parts.WidgetWithFallback):
         right = chosen["you"] == self.question.answer
         verdict = "Right" if right else f"No, it was candidate {self.question.answer + 1}"
         others = "; ".join(f"{name} chose {chosen[name] + 1}" for name in self.encoders)
-        self.verdict.value = f"<b>{verdict}.</b> {parts.escape(others)}<br>{self.standing()}"
+        self.verdict.value = (
+            f"<b>{verdict}.</b> {parts.escape(others)}<br>{self.standing()}{self.similarity_table(cosines)}"
+        )
+
+    def similarity_table(self, cosines: dict[str, np.ndarray]) -> str:
+        """Return the cosines of each encoder (name → [candidates]) as HTML, a column for each candidate."""
+        columns = [f"candidate {i + 1}" for i in range(len(self.choose))]
+        columns[self.question.answer] += " (positive)"
+        rows = [[name, *(f"{cosine:.3f}" for cosine in row)] for name, row in cosines.items()]
+        return parts.table(pd.DataFrame(rows, columns=["cosine similarity to the anchor", *columns]))
 
     def reset_score(self, _) -> None:
         """Forget the score."""
@@ -241,16 +257,18 @@ class PairPlayer(parts.WidgetWithFallback):
         picture = parts.picture(
             card_figure(self.store, place, x, hidden), f"log-mel spectrogram of the {name}"
         )
-        origin = ""
-        if not hidden:
-            clip, start = place
-            title = self.store.clips.get("title", self.store.clips["clip_id"]).iloc[clip]
-            origin = f"{self.store.mel.seconds(start):.2f} s into {parts.escape(title)}"
+        origin = "" if hidden else parts.escape(self.origin(place))
         colour = "#555555" if hidden and number else plots.ROLES[role]
         return (
             f'<div style="border-top:5px solid {colour};padding:4px 6px">{player}{picture}'
             f'<div style="line-height:1.3;height:3.9em;overflow:hidden">{origin}</div></div>'
         )
+
+    def origin(self, place: tuple[int, int]) -> str:
+        """Return in words where a segment comes from."""
+        clip, start = place
+        title = self.store.clips.get("title", self.store.clips["clip_id"]).iloc[clip]
+        return f"{self.store.mel.seconds(start):.2f} s into {title}"
 
     def heard(self, x: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         """Return samples: of the recording, or of what the augmentations left.
@@ -263,6 +281,21 @@ class PairPlayer(parts.WidgetWithFallback):
         wave = self.load_audio(self.corpus.root / self.store.clips["path"].iloc[clip])
         hop = self.store.mel.hop
         return wave[start * hop : (start + SEGMENT_FRAMES) * hop]
+
+    def without_kernel(self) -> dict:
+        """Return a quiz as HTML. Its questions are drawn here, once."""
+        rng = np.random.default_rng([self.seed, quiz.QUESTIONS])  # not those that the player asks
+        items = []
+        for number in range(1, quiz.QUESTIONS + 1):
+            question = draw(self.store, rng, len(self.choose), self.rows)
+            crops = question.crops()
+            anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(crops))
+            cosines = {name: similarities(e, anchor, candidates) for name, e in self.encoders.items()}
+            chosen = {name: int(row.argmax()) for name, row in cosines.items()}
+            cards = [self.card(i, role, place, hidden=True) for i, (role, place) in enumerate(crops)]
+            origins = [self.origin(place) for place in question.candidates]
+            items.append(quiz.question_html(number, cards, origins, question.answer, chosen))
+        return {"html": quiz.quiz_html(items)}
 
     def static_figure(self) -> Figure:
         """Return all segments of the question side by side."""
@@ -281,8 +314,8 @@ def is_count(counts) -> bool:
 
 
 def clips_to_ask(store: MelStore, candidates: int) -> np.ndarray:
-    """Return the test clips, which the course's encoders have not heard; all if their groups are too few."""
-    rows = np.flatnonzero(store.clips["split"].values == "test")
+    """Return the validation clips, so that the test stays closed; all if their groups are too few."""
+    rows = np.flatnonzero(store.clips["split"].values == "valid")
     enough = len(set(store.clips["group"].values[rows])) > candidates
     return rows if enough else np.arange(len(store))
 
@@ -304,9 +337,7 @@ def card_figure(store: MelStore, place: tuple[int, int], x: np.ndarray, hidden: 
 
 
 def narrow_axes(ax: Axes) -> Axes:
-    """Thin out the marks, for a narrow card."""
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    ax.set_yticks(ax.get_yticks()[::2], labels[::2])
+    """Write small, for a narrow card."""
     ax.set_ylabel("Hz")
     ax.tick_params(labelsize=8)
     return ax

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from matplotlib.figure import Figure
 from colalib.data import audio
 from colalib.data.corpus import UNPRINTABLE
 from colalib.evaluation import plots
+from colalib.widgets import KEEP_PAGES, PAGE
 from colalib.widgets.choices import change_choice, read_settings
 
 ROW = {"flex_flow": "row wrap"}  # layout of a row that breaks where the window is narrow
@@ -41,6 +43,9 @@ class WidgetWithFallback(ipywidgets.VBox):
         """Return the picture."""
         raise NotImplementedError
 
+    def without_kernel(self) -> dict | None:
+        """Return what a page shows of this widget when there is no kernel (see `PAGE`); None: the picture."""
+
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
@@ -48,6 +53,8 @@ class WidgetWithFallback(ipywidgets.VBox):
         figure = self.static_figure()
         data["image/png"] = base64.b64encode(png(figure)).decode()
         plt.close(figure)  # or the notebook would show it once more
+        if os.environ.get(KEEP_PAGES) and (page := self.without_kernel()):
+            data[PAGE] = page
         return bundle
 
 
@@ -101,6 +108,15 @@ def reason(error: Exception) -> str:
     return escape(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
+class Refused(ipywidgets.HTML):
+    """The last three files that were refused, a line each. They stay while other files are shown."""
+
+    def add(self, name: str, error: Exception) -> None:
+        """Add a file and the reason."""
+        self.lines = [*getattr(self, "lines", []), f"{escape(name)}: {reason(error)}"][-3:]
+        self.value = "<br>".join(self.lines)
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     file = io.BytesIO()
@@ -133,9 +149,10 @@ def listing(values: dict[str, str]) -> str:
 
 
 class FileDrop(anywidget.AnyWidget):
-    """A button for audio files, chosen or dropped on it; calls `on_file(name, load)` for each.
+    """A button for audio files, chosen or dropped on it, and one that records with the microphone.
 
-    `load()` returns the samples at 16 kHz, or raises one of `NO_SOUND` with the reason.
+    Calls `on_file(name, load)` for each file and recording. The second button is hidden where the browser
+    cannot record. `load()` returns the samples at 16 kHz, or raises one of `NO_SOUND` with the reason.
     """
 
     _esm = Path(__file__).parent / "drop.js"

@@ -57,6 +57,23 @@ table["clip_id"] = np.resize(course.corpus().clips["clip_id"].values, 4 * n)
 table["group"] = table["label"]
 widgets.results_explorer(course.corpus(), table.assign(task="many", fold="", model="probe", seed=0))
 """
+LABS = f"""
+import numpy as np
+from IPython.display import display
+from colalib import widgets
+
+display(widgets.guess("lab", "Which?", {{{SCRIPT!r}: "No name is run.", "this": "Yes."}}, "this"))
+display(widgets.power_lab())
+widgets.temperature_lab(np.array([0.7, 0.2, 0.6]))
+"""
+LEARNING = """
+import numpy as np
+from colalib import course, widgets
+
+store = course.store()
+rows = np.flatnonzero(store.clips["split"] == "test")
+widgets.watch_it_learn(course.corpus(), store, course.encoder(), rows)
+"""
 
 
 def widget_notebook(source, to):
@@ -77,7 +94,9 @@ def lab(executed):
     root = runs.parents[1]
     for notebook in running.notebooks():
         widget_notebook(notebook, root / notebook.name)
-    own = {"many": MANY} | {f"matrix-{n}": MATRIX.replace("CLASSES", str(n)) for n in (50, 200)}
+    own = {"many": MANY, "labs": LABS, "learning": LEARNING} | {
+        f"matrix-{n}": MATRIX.replace("CLASSES", str(n)) for n in (50, 200)
+    }
     for name, code in own.items():
         nbformat.write(
             nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), root / f"{name}.ipynb"
@@ -289,7 +308,7 @@ def test_a_map_of_5000_clips_shows_them_all_and_its_sounds_are_files(opened):
 
 
 def test_notebook_7(opened):
-    page = opened("06_embedding_map.ipynb", place="notebooks")
+    page = opened("07_embedding_map.ipynb", place="notebooks")
     page.page.mouse.click(*a_point(page, page.output().get_by_role("application").first)[1])
     page.playing(page.output().get_by_label("the selected clip"))
     # Notebook 7.6's, with any notebook
@@ -298,7 +317,7 @@ def test_notebook_7(opened):
 
 
 def test_embedding_map(opened):
-    page = opened("06_embedding_map.ipynb")
+    page = opened("07_embedding_map.ipynb")
     out = page.output()
     maps, status, audio = (
         out.get_by_role("application"),
@@ -353,6 +372,66 @@ def test_embedding_map(opened):
     page.page.mouse.click(*a_point(page, canvas)[1])
     page.playing(audio)
     assert out.locator(".cola-map").get_attribute("data-selected") == first
+
+
+def test_watch_it_learn(opened):
+    page = opened("learning.ipynb")
+    out = page.output()
+    canvas, audio = out.get_by_role("application"), out.get_by_label("the selected clip")
+    slider, play = out.get_by_label("training step"), out.get_by_role("button", name="▶ play", exact=True)
+    assert canvas.count() == 1
+    playwright.expect(slider).to_have_attribute("aria-valuetext", re.compile("^step 0: the nearest"))
+    out.get_by_text("the nearest neighbour has the same label for").wait_for()
+    out.get_by_role("img", name=re.compile("^accuracy of the nearest neighbour: step 0, ")).wait_for()
+    a_point(page, canvas)
+    page.page.mouse.move(0, 0)
+    before = canvas.evaluate("c => c.toDataURL()")
+    slider.press("ArrowRight")
+    playwright.expect(slider).to_have_attribute("aria-valuetext", re.compile("^step [1-9]"))
+    page.wait_until(f"c => c.toDataURL() !== {before!r}", canvas)
+    slider.press("Home")
+    page.wait_until(f"c => c.toDataURL() === {before!r}", canvas)  # the points are back
+    play.click()
+    out.get_by_role("button", name="pause").wait_for()
+    play.wait_for()  # at the last step it stops by itself
+    last = int(slider.get_attribute("max"))
+    assert out.locator(".cola-map").get_attribute("data-moment") == str(last)
+    # until the points have arrived: two frames are alike
+    page.wait_until("c => c.former === (c.former = c.toDataURL())", canvas)
+    page.page.mouse.click(*a_point(page, canvas)[1])
+    page.playing(audio)
+    page.keep("watch_it_learn")
+    page.fits()
+    page.tabbed()
+    # without motion the points are there at once; and all of it goes on without the kernel
+    page.restart()
+    page.page.emulate_media(reduced_motion="reduce")
+    slider.evaluate("s => { s.value = 0; s.dispatchEvent(new Event('input')); }")
+    frames = """async c => {
+        const pictures = new Set();
+        for (let i = 0; i < 30; i++) pictures.add(c.toDataURL()), await new Promise(requestAnimationFrame);
+        return pictures.size;
+    }"""
+    assert canvas.evaluate(frames) == 1
+    page.silent(audio)
+    page.page.mouse.click(*a_point(page, canvas)[1])
+    page.playing(audio)
+
+
+def test_a_guess_and_the_laboratories(opened):
+    page = opened("labs.ipynb")
+    out = page.output()
+    out.get_by_label(SCRIPT).check()
+    out.get_by_text("No. No name is run.").wait_for()
+    out.get_by_label("this").check()
+    out.get_by_text("Right. Yes.").wait_for()
+    for alt, slider in (("half width", "runs of each model"), ("probability", "margin")):
+        picture = out.get_by_alt_text(re.compile(alt))
+        before = picture.get_attribute("src")
+        handle = out.locator(".widget-hslider", has_text=slider).get_by_role("slider")
+        handle.focus()
+        handle.press("ArrowRight")
+        page.wait_until(f"e => e.isConnected === false || e.src !== {before!r}", picture)
 
 
 def test_results_explorer(opened):
@@ -423,7 +502,7 @@ def test_a_matrix_in_the_dark(opened):
 
 
 def test_calculator(opened):
-    page = opened("07_scaling_up.ipynb")
+    page = opened("08_scaling_up.ipynb")
     out = page.output()
     costs = out.get_by_role("table")
     assert "106" not in costs.inner_text()

@@ -1,7 +1,10 @@
 """The benchmarks run and report what they say; how fast anything is, no test asks."""
 
+import inspect
+
 import numpy as np
 import pytest
+from helpers import call
 
 from colalib.course import bench
 from colalib.data.clips import pretraining_clips
@@ -44,6 +47,47 @@ def test_memory_is_weighed():
     assert 0 < memory["chunks"] < memory["whole"] / 2
     # most of what a whole batch adds is what its segments keep
     assert 0.5 < memory["whole"] / (64 * bench.activations()) < 2
+
+
+TINY = {  # what `colalib bench` measures, at the smallest size
+    "gemm_peak": {"n": 64, "seconds": 0.01},
+    "training_throughput": {"batch": 2, "seconds": 0.1},
+    "step_shares": {"batch": 2, "steps": 1},
+    "embedding_speed": {"segments": 4, "seconds": 0.1},
+    "loader_share": {"steps": 1},
+    "preparing": {"clips": 4, "seconds": 0.5},
+    "preparing_parts": {"seconds": 1.0, "rounds": 1},
+    "large_store": {"pairs": 8},
+    "peak_memory": {"batch": 8, "chunk": 4},
+}
+
+
+def smaller(function, size):
+    """Return a function whose arguments are replaced by those of `size`."""
+
+    def call_smaller(*args, **kwargs):
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        return function(**given | size)
+
+    return call_smaller
+
+
+@pytest.mark.slow
+def test_the_bench_from_the_shell(capsys, monkeypatch):
+    for name, size in TINY.items():
+        monkeypatch.setattr(bench, name, smaller(getattr(bench, name), size))
+    code, out, error = call(capsys, "bench", "--quick")
+    assert code == 0, error
+    for head in ("Matrix product", "Training, segments/s", "Shares of a training step", "Drawing the pairs"):
+        assert head in out
+    for head in (
+        "Preparing 300 clips",
+        "A stereo MP3",
+        "Embedding 256 segments",
+        "A store of 106,574",
+        "Peak memory",
+    ):
+        assert head in out
 
 
 class Rows:

@@ -42,3 +42,38 @@ def test_a_notebook_runs_in_this_interpreter_and_leaves_no_kernel(tmp_path, monk
     executable, process = nbformat.read(tmp_path / "b.ipynb", 4).cells[0].outputs[0].text.split()
     assert executable == sys.executable
     assert not psutil.pid_exists(int(process))
+
+
+def test_a_learner_works_in_copies_that_stay(tmp_path, monkeypatch, capsys):
+    shipped = tmp_path / "notebooks"
+    shipped.mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    nbformat.write(notebook, shipped / "01_a.ipynb")
+    nbformat.write(notebook, shipped / "02_b.ipynb")
+    monkeypatch.setattr(running, "home", lambda: tmp_path)
+    first, second = running.own_copies()
+    assert first == tmp_path / "my-notebooks" / "01_a.ipynb"
+    answered = nbformat.read(first, 4)
+    assert answered.metadata.jupytext.formats == "ipynb", "not paired with a source"
+    answered.cells[0].source = "my answer"
+    nbformat.write(answered, first)  # as JupyterLab saves it
+    second.write_text("damaged")
+    mine = {file: file.read_bytes() for file in (first, second)}
+
+    running.own_copies()
+    assert [*first.parent.glob("01*")] == [first], "the course has not changed"
+    notebook.cells.append(nbformat.v4.new_code_cell("2"))
+    nbformat.write(notebook, shipped / "01_a.ipynb")
+    capsys.readouterr()
+    running.own_copies()
+    (newer,) = set(first.parent.glob("01*")) - {first}
+    assert (
+        f"01_a.ipynb has changed: your copy stays, the new version is {newer.name}" in capsys.readouterr().out
+    )
+    assert len(nbformat.read(newer, 4).cells) == 2
+    running.own_copies()
+    assert capsys.readouterr().out == "", "said once"
+    assert {file: file.read_bytes() for file in mine} == mine
+    first.unlink()
+    running.own_copies()
+    assert len(nbformat.read(first, 4).cells) == 2, "a deleted copy is made afresh"

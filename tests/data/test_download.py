@@ -459,18 +459,3 @@ def test_a_zip_with_changed_bytes_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpacking.unpack(tmp_path / "a.zip", tmp_path / "target", progress=False)
     assert not (tmp_path / "target").exists()
-
-
-def test_a_missing_list_is_told(tmp_path):
-    (tmp_path / "esc50").mkdir()
-    with pytest.raises(UserError, match=r"esc50\.csv not found: the corpus is not complete"):
-        corpora.load("esc50", data=tmp_path)
-
-
-@pytest.mark.parametrize("name, file", [("nsynth", "valid/examples.json"), ("esc50", "meta/esc50.csv")])
-def test_damaged_lists_are_told(name, file, tmp_path):
-    path = corpora.corpus_folder(name, tmp_path) / file
-    path.parent.mkdir(parents=True)
-    path.write_text("{")
-    with pytest.raises(UserError, match="its lists are damaged"):
-        corpora.load(name, data=tmp_path)

@@ -64,6 +64,28 @@ def test_a_name_that_is_no_folder_is_refused():
         corpora.load("nothing")
 
 
+def test_files_that_are_no_audio_are_counted_by_their_endings(tmp_path):
+    write_files(tmp_path, ["cat/1.wav", "dog/1.wav"])
+    assert corpora.load(tmp_path).note == ""
+    for name in ("a.txt", "cat/b.TXT", "cat/c.txt", "cat/README", "dog/d.pdf", ".hidden.txt", "index.csv"):
+        (tmp_path / name).write_text("path")
+    note = corpora.load(tmp_path, labels="folder").note
+    assert note == "5 other files were not looked at: .txt 3, no ending 1, .pdf 1"
+    for ending in ("x", "y", "z"):
+        (tmp_path / f"a.{ending}").write_text("")
+    assert corpora.load(tmp_path, labels="folder").note.endswith(", …")
+
+
+def test_audio_files_that_an_index_does_not_name_are_counted(tmp_path):
+    write_files(tmp_path, ["a.wav", "b.wav", "deep/c.wav"])
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "index.csv").write_text("path\n./a.wav\n")
+    note = corpora.load(tmp_path).note
+    assert note == "2 audio files are not named in index.csv (the first: 'b.wav')"
+    (tmp_path / "index.csv").write_text("path\na.wav\nb.wav\ndeep/c.wav\n")
+    assert corpora.load(tmp_path).note == ""
+
+
 GOOD = "path,label,group,split\na.wav,x,1,train\nb.wav,y,2,valid\nc.wav,x,3,test\n"
 
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from helpers import tone
+from helpers import ROOT, run_command, tone
 
 from colalib.data import corpora, store
 from colalib.data.audio import MelConfig
@@ -66,6 +66,48 @@ def test_bad_clips_are_listed_with_their_reason(broken_files, tmp_path):
     assert listed.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert reason in listed[name]
+
+
+CRASHING = """
+import os
+from pathlib import Path
+from colalib.data import audio
+stream = audio.stream
+
+def crash(path, rate):
+    if Path(path).stem == "crash":
+        os.abort()
+    if Path(path).stem == "exit":
+        os._exit(7)
+    return stream(path, rate)
+
+audio.stream = crash
+"""
+
+
+@pytest.mark.slow
+def test_files_that_crash_the_decoder_are_listed(folder, mel_store, tmp_path):
+    root, out = tmp_path / "corpus", tmp_path / "s"
+    shutil.copytree(folder, root)
+    index = (root / "index.csv").read_text()
+    for old, new in {"low/0-1": "low/crash", "low/1-0": "low/exit", "high/7-3": "high/crash"}.items():
+        (root / f"{old}.flac").rename(root / f"{new}.flac")
+        index = index.replace(f"{old}.flac", f"{new}.flac")
+    (root / "index.csv").write_text(index)
+    # read at the start of every process
+    (tmp_path / "sitecustomize.py").write_text(CRASHING)
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = run_command("prepare", root, "--out", out, "--jobs", 2, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    listed = store.MelStore(out).quarantine
+    assert sorted(listed["path"]) == ["high/crash.flac", "low/crash.flac", "low/exit.flac"]
+    assert set(listed["reason"]) == {"unreadable: the decoder crashed"}
+    assert len(store.MelStore(out)) == 93
+    assert {p.name for p in out.iterdir()} == {p.name for p in mel_store.path.iterdir()}
+    done = run_command("embed", root, "--encoder", "mel-stats", "--out", tmp_path / "e.npz", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "e.npz")["embedding"].shape == (93, 128)
+    assert all(name in done.stdout + done.stderr for name in ("high/crash", "low/crash", "low/exit"))
 
 
 def test_a_clip_with_a_fault_at_its_end_leaves_no_frames(tmp_path):
@@ -193,11 +235,12 @@ def test_two_corpora_are_not_mixed_in_one_store(mel_store, folder, tmp_path):
     entered = []
     usual = store._enter
 
-    def enter(out, content):  # another process writes its config.json while this one waits for the lock
+    def enter(corpus, out, content):
+        # another process writes its config.json while this one waits for the lock
         if not entered:
             entered.append(True)
             store.write_json(out / "config.json", content | {"corpus": "another"})
-        return usual(out, content)
+        return usual(corpus, out, content)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_enter", enter)

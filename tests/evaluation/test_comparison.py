@@ -1,15 +1,17 @@
 """Comparisons: every model in one table, on the same clips."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from colalib import evaluation, training
+from colalib.data import corpora, store
 from colalib.errors import UserError
 from colalib.evaluation import intervals
-from colalib.settings import FinetuneConfig
+from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.training.runs import Run
 
 SHORT = FinetuneConfig(steps=2, batch_size=8)
@@ -60,6 +62,48 @@ def test_several_encoders_are_seeds_of_one(mel_store, pretrained, tmp_path):
         alone = evaluation.probe(mel_store, encoder, progress=False)[1]["predicted"]
         chosen = (predictions["model"] == "probe") & (predictions["seed"] == seed)
         assert list(predictions["predicted"][chosen]) == list(alone)
+
+
+@pytest.fixture
+def in_folds(folder, tmp_path):
+    """The tones in two folds of whole groups, and an encoder for each that has not heard it."""
+    table = pd.read_csv(folder / "index.csv")
+    table["split"] = np.where(table["parity"] == "even", "1", "2")
+    copied = tmp_path / "folded"
+    shutil.copytree(folder, copied)
+    table.to_csv(copied / "index.csv", index=False)
+    folded = store.build(corpora.load(copied), tmp_path / "store", jobs=1, progress=False)
+    for fold in ("1", "2"):
+        config = PretrainConfig(steps=2, batch_size=8)
+        training.pretrain([folded], tmp_path / f"without-{fold}", config, progress=False, leave_out=fold)
+    return folded, str(tmp_path / "without-{fold}")
+
+
+def test_each_fold_has_an_encoder_that_has_not_heard_it(in_folds, tmp_path):
+    folded, encoder = in_folds
+    results, predictions = evaluation.compare(
+        folded, encoder, tmp_path / "out", seeds=1, finetune=SHORT, progress=False
+    )
+    assert {r["pretrain_overlap"] for r in results["results"]} == {0}
+    assert results["n_clips"] == len(folded) == 96, "every clip is tested once"
+    for fold in ("1", "2"):
+        run = Run(tmp_path / f"without-{fold}")
+        heard = np.isin(folded.ids, [*run.seen_clip_ids])
+        assert list(heard) == list(folded.clips["split"] != fold)
+        alone = evaluation.probe(folded, run.path, fold=fold, progress=False)[1]
+        chosen = (predictions["model"] == "probe") & predictions["clip_id"].isin(alone["clip_id"])
+        assert list(predictions["predicted"][chosen]) == list(alone["predicted"])
+        tuned = Run(tmp_path / "out" / f"fine-tuned-label-all-{fold}-0")
+        assert tuned.description["data"]["weights"] == run.weights_hash
+    # the encoder of the other fold has heard these clips, and the table says so
+    results = evaluation.probe(folded, tmp_path / "without-1", fold="2", progress=False)[0]
+    assert results["results"][0]["pretrain_overlap"] == results["n_clips"]
+
+
+def test_a_fold_that_is_not_there_cannot_be_left_out(mel_store, tmp_path):
+    with pytest.raises(UserError, match="no fold '7'"):
+        training.pretrain([mel_store], tmp_path / "run", PretrainConfig(steps=1), leave_out="7")
+    assert not (tmp_path / "run").exists()
 
 
 def test_new_folds_and_supervised_runs_do_not_go_together(mel_store, pretrained, tmp_path):

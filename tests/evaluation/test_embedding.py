@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from helpers import RATE, tone
@@ -15,7 +16,7 @@ from colalib.errors import UserError
 
 def test_a_folder_a_store_files_and_a_file_give_the_same(folder, mel_store, tmp_path):
     of_folder, of_store = colalib.embed(folder), colalib.embed(mel_store.path)
-    assert of_folder.vectors.shape == (96, 3328)
+    assert of_folder.vectors.shape == (96, 4032)
     assert np.array_equal(of_folder.vectors, of_store.vectors)
     assert list(of_folder.clips["clip_id"]) == list(mel_store.clips["clip_id"])
     assert list(of_store.clips["clip_id"]) == list(mel_store.clips["clip_id"])
@@ -48,7 +49,7 @@ def test_samples_give_what_their_file_gives(tmp_path, rate, channels):
     soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
     of_file = colalib.embed(tmp_path / "a.wav")
     of_samples = colalib.embed((samples, rate))
-    assert of_samples.vectors.shape == (1, 3328)
+    assert of_samples.vectors.shape == (1, 4032)
     assert of_samples.vectors.dtype == np.float32
     scale = np.abs(of_file.vectors).max()
     assert np.abs(of_samples.vectors - of_file.vectors).max() < 1e-3 * scale  # float16: 2**-11
@@ -101,3 +102,68 @@ def test_embeddings_in_a_file(mel_store, folder, pretrained, tmp_path):
             assert arrays["clip_id"].dtype.kind == "U"
             assert list(arrays["clip_id"]) == list(mel_store.clips["clip_id"])
             assert list(arrays["label"]) == list(mel_store.clips["label"])
+
+
+def test_embeddings_over_time(folder, mel_store, tmp_path):
+    path = folder / mel_store.clips["path"][0]  # 2 s: 201 frames
+    over_time = colalib.embed(path, every=0.5)
+    assert over_time.clips["start"].tolist() == [0.0, 0.5, 1.0]
+    assert over_time.vectors.shape == (3, 4032)
+    samples, rate = soundfile.read(path)
+    # a window is embedded as a clip of its own; its edges hear silence, not their neighbours
+    window = colalib.embed((samples[: int(0.97 * rate)], rate)).vectors[0]
+    distance = np.linalg.norm(over_time.vectors - window, axis=1)
+    assert distance[0] < 0.5 * distance[1:].min()
+    of_store = evaluation.embed_to_file(mel_store.path, "mel-stats", tmp_path / "e.npz", every=0.25)
+    assert len(of_store.vectors) == 5 * 96
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as arrays:
+        assert arrays["start"][:6].tolist() == [0, 0.25, 0.5, 0.75, 1, 0]
+        assert len(set(arrays["clip_id"][:5])) == 1
+
+
+def test_a_short_clip_is_one_window():
+    over_time = colalib.embed((tone(300, 0.4, 1), RATE), every=0.1)
+    assert over_time.clips["start"].tolist() == [0.0]
+    assert np.array_equal(over_time.vectors, colalib.embed((tone(300, 0.4, 1), RATE)).vectors)
+
+
+def test_windows_closer_than_frames_are_refused():
+    with pytest.raises(UserError, match="from 10 ms on"):
+        colalib.embed((tone(300, 1, 1), RATE), every=0.001)
+
+
+def test_a_table_for_an_atlas(folder, mel_store, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "e.parquet"
+    embedded = evaluation.embed_to_file(mel_store.path, "mel-stats", out)
+    table = parquet.read_table(out).to_pylist()
+    assert len(table) == 96
+    row = table[5]
+    assert row["clip_id"] == mel_store.clips["clip_id"][5]
+    assert row["label"] == mel_store.clips["label"][5]
+    assert np.array_equal(np.float32(row["vector"]), embedded.vectors[5])
+    assert np.isfinite([row["projection_x"], row["projection_y"]]).all()
+    near = evaluation.neighbours(embedded.vectors, np.arange(96), 15)
+    assert row["neighbors"]["ids"] == near[5].tolist()
+    assert row["neighbors"]["distances"] == sorted(row["neighbors"]["distances"])
+    (tmp_path / "a.mp3").write_bytes(row["audio"]["bytes"])
+    assert soundfile.info(tmp_path / "a.mp3").duration == pytest.approx(2, abs=0.1)
+    assert row["audio"]["path"].endswith(".mp3")
+
+
+def test_one_clip_has_a_table_too(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    soundfile.write(tmp_path / "a.wav", tone(300, 1, 1), RATE)
+    evaluation.embed_to_file(tmp_path / "a.wav", "mel-stats", tmp_path / "e.parquet")
+    (row,) = parquet.read_table(tmp_path / "e.parquet").to_pylist()
+    assert row["projection_x"] == 0
+
+
+def test_without_pyarrow_a_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.embedding_files, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install pyarrow"):
+        evaluation.embed_to_file(tmp_path, "mel-stats", tmp_path / "e.parquet")
+
+
+def test_text_is_kept_alike_with_and_without_pyarrow():
+    assert pd.Series(["a"], dtype="string").dtype.storage == "python"

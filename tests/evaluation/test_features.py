@@ -5,15 +5,18 @@ import os
 
 import numpy as np
 import pytest
+import scipy
 import torch
 
 from colalib import cola, evaluation
 from colalib.data import corpora, segments, store
+from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips
 from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.evaluation import features
-from colalib.evaluation.features import EncoderSource, feature_source
+from colalib.evaluation.features import mel_profile
+from colalib.evaluation.sources import EncoderSource, feature_source
 from colalib.training.runs import open_run
 
 
@@ -26,7 +29,7 @@ def test_mel_stats_by_hand(clips, mel_store):
 
 def test_embedding_by_hand(clips, mel_store):
     encoder = Encoder("b0-small", std=2.0).eval()
-    x = evaluation.embed_frames(encoder, clips, mel_store.mel.silence)
+    x = evaluation.embed_frames(encoder, clips, mel_store.mel)
     frames = mel_store.frames(7).astype(np.float32)
     with torch.no_grad():
         *maps, _ = encoder.feature_maps(torch.from_numpy(np.stack([frames[s : s + 98] for s in (0, 49, 98)])))
@@ -36,9 +39,35 @@ def test_embedding_by_hand(clips, mel_store):
         ranges = np.stack([part.mean(axis=2) for part in parts], axis=3)
         means.append(ranges.mean(axis=(0, 1)).ravel())  # [channels × ranges]
         spreads.append(ranges.std(axis=(0, 1)).ravel())
-    assert x.shape == (96, 3328)
+    assert x.shape == (96, 4032)
     assert x.dtype == np.float32
-    assert np.allclose(x[7], np.concatenate(means + spreads), rtol=1e-3, atol=1e-4)
+    assert np.allclose(x[7, :3328], np.concatenate(means + spreads), rtol=1e-3, atol=1e-4)
+    assert np.array_equal(x[7, 3328:], mel_profile(frames, mel_store.mel))
+
+
+def test_mel_profile_by_hand():
+    frames = np.random.default_rng(0).normal(size=(101, 64)).astype(np.float32)
+    profile = mel_profile(frames, MelConfig()).reshape(11, 64)
+    level = frames.mean()
+    assert np.allclose(profile[0], frames.mean(axis=0) - level, atol=1e-5)
+    for row, share in zip(profile[1:5], (0.1, 0.5, 0.9, 1)):
+        assert np.allclose(row, np.quantile(frames, share, axis=0) - level, atol=1e-5)
+    assert np.allclose(profile[5], frames.std(axis=0), atol=1e-5)
+    assert np.allclose(profile[6], scipy.stats.skew(frames, axis=0), atol=0.01)
+    assert np.allclose(profile[7], np.abs(frames[1:] - frames[:-1]).mean(axis=0), atol=1e-5)
+    assert np.allclose(profile[8], (frames[4:] - frames[:-4]).std(axis=0), atol=1e-5)
+    transform = scipy.fft.dct(frames, axis=0) / 202  # scipy's has a factor of 2
+    assert np.allclose(profile[9:], transform[1:3], atol=1e-5)
+
+
+def test_a_profile_tells_order_in_short_clips_only_and_no_level():
+    rising = np.linspace(0, 1, 98, dtype=np.float32)[:, None] * np.ones(64, np.float32)
+    there, back = mel_profile(rising, MelConfig()), mel_profile(rising[::-1], MelConfig())
+    assert np.allclose(there[9 * 64 : 10 * 64], -back[9 * 64 : 10 * 64], atol=1e-5)
+    assert np.allclose(there[: 9 * 64], back[: 9 * 64], atol=1e-4)
+    assert not mel_profile(np.tile(rising, (4, 1)), MelConfig())[9 * 64 :].any()
+    assert np.allclose(mel_profile(rising - 3, MelConfig()), there, atol=1e-4)
+    assert np.isfinite(mel_profile(rising[:1], MelConfig())).all()
 
 
 def test_calibration_gives_batchnorm_the_data(clips):
@@ -63,14 +92,14 @@ def test_a_long_clip_is_embedded_in_parts(clips, monkeypatch):
     block_features = encoder.block_features
     monkeypatch.setattr(encoder, "block_features", lambda x: (sizes.append(len(x)), block_features(x))[1])
     frames = np.concatenate([clips.frames(0)] * 40)  # 80 s
-    assert evaluation.embed_frames(encoder, [frames], silence=-11.5).shape == (1, 3328)
-    assert max(sizes) == 64
+    assert evaluation.embed_frames(encoder, [frames], MelConfig()).shape == (1, 4032)
+    assert max(sizes) == 32
     assert sum(sizes) == 1 + (len(frames) - 98) // 49
 
 
 def test_kept_features_are_used_again_unless_they_are_damaged(mel_store, pretrained, tmp_path, monkeypatch):
     source = EncoderSource(open_run(pretrained))
-    expected = source.of_store(mel_store, tmp_path)
+    expected = np.array(source.of_store(mel_store, tmp_path))  # a copy: kept ones are memory-mapped
     (file,) = tmp_path.iterdir()
     monkeypatch.setattr(source, "of_clips", None)  # it would raise
     assert np.array_equal(source.of_store(mel_store, tmp_path), expected)

@@ -4,7 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from colalib.data.audio import MelConfig, log_mel
 from colalib.evaluation import plots
 
 SUMMARY = {
@@ -78,9 +80,25 @@ def test_label_efficiency_has_a_curve_per_model():
 def test_spectrograms_mark_seconds_and_hertz():
     ax = plots.spectrogram(np.zeros((201, 64), np.float16), title="a tone")
     assert ax.get_xlim() == (0, pytest.approx(2.01))
-    hertz = [float(label.get_text()) for label in ax.get_yticklabels()]
-    assert hertz == sorted(hertz)
-    assert 60 < hertz[0] < hertz[-1] < 7800
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[-4:] == ["500", "1k", "2k", "4k"]
+    small = plots.spectrogram(np.zeros((201, 64), np.float16), ax=Figure(figsize=(2, 1)).subplots())
+    assert 2 <= len(small.get_yticks()) < len(labels), "labels in a small picture do not cover each other"
+
+
+def test_a_tone_is_loudest_at_the_mark_of_its_frequency():
+    for config in (MelConfig(), MelConfig(n_mels=40, fmin=0.0, fmax=8000.0, n_fft=2048)):
+        ticks = plots.mel_ticks(config, apart=0)
+        assert list(ticks) == ["100", "200", "500", "1k", "2k", "4k"]
+        for label, place in ticks.items():
+            hertz = float(label.replace("k", "000"))
+            frames = log_mel(np.sin(2 * np.pi * hertz * np.arange(16_000) / 16_000), config)
+            # two bands hold it at its edge between them
+            assert abs(frames[50].argmax() + 0.5 - place) <= 1, label
+
+
+def test_a_narrow_range_has_marks_too():
+    assert list(plots.mel_ticks(MelConfig(fmin=2100.0, fmax=3900.0, n_mels=8))) == ["2250", "3641"]
 
 
 def test_a_player_leaves_the_loudness_as_it_is():

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, equal their sources, and can be kept under version control."""
 
+import ast
 import base64
 import io
 import json
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
+import umap
+from helpers import committed
 from jupytext.compare import compare_notebooks
 from PIL import Image
 
@@ -42,8 +46,9 @@ def test_the_course_is_complete():
         "03_contrastive_pretraining",
         "04_fine_tuning",
         "05_evaluation",
-        "06_embedding_map",
-        "07_scaling_up",
+        "06_what_a_result_shows",
+        "07_embedding_map",
+        "08_scaling_up",
     ]
     sources = (NOTEBOOKS[0].parent / "source").glob("*.py")
     assert [notebook.stem for notebook in NOTEBOOKS] == names
@@ -52,22 +57,23 @@ def test_the_course_is_complete():
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_notebook_equals_its_source(notebook):
-    compare_notebooks(
-        nbformat.read(notebook, 4), jupytext.read(source(notebook)), fmt="py:percent", compare_outputs=False
-    )
+    content = nbformat.reads(committed(notebook), 4)
+    from_source = jupytext.reads(committed(source(notebook)), fmt="py:percent")
+    compare_notebooks(content, from_source, fmt="py:percent", compare_outputs=False)
 
 
 def test_a_drifted_pair_is_noticed():
-    drifted = jupytext.read(source(NOTEBOOKS[0]))
+    drifted = jupytext.reads(committed(source(NOTEBOOKS[0])), fmt="py:percent")
     code = next(cell for cell in drifted.cells if cell.cell_type == "code")
     code.source += "\nprint(1)"
+    content = nbformat.reads(committed(NOTEBOOKS[0]), 4)
     with pytest.raises(Exception, match="differ"):
-        compare_notebooks(nbformat.read(NOTEBOOKS[0], 4), drifted, fmt="py:percent", compare_outputs=False)
+        compare_notebooks(content, drifted, fmt="py:percent", compare_outputs=False)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_notebook_is_small_and_holds_figures_but_neither_audio_nor_widget_state(notebook):
-    text = notebook.read_text(encoding="utf-8")
+    text = committed(notebook)
     content = nbformat.reads(text, 4)
     assert len(text) < 1_000_000
     assert "data:audio" not in text
@@ -78,7 +84,7 @@ def test_notebook_is_small_and_holds_figures_but_neither_audio_nor_widget_state(
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_notebook_names_no_folder_of_the_machine_that_ran_it(notebook):
-    text = notebook.read_text(encoding="utf-8")
+    text = committed(notebook)
     assert str(Path.home()) + "/" not in text
     assert str(course.home()) not in text
 
@@ -155,3 +161,19 @@ def test_stripping_keeps_figures_and_drops_audio_and_widgets():
     assert list(widget_picture.data) == ["image/png"]
     assert printed.text == "a result"
     assert "widgets" not in stripped.metadata
+
+
+def test_a_map_of_too_few_clips_is_refused_in_one_line():
+    """Notebook 7, cell "flatten"; with four clips there is a map, also if they are equal."""
+    cells = jupytext.reads(committed(source(NOTEBOOKS[6])), fmt="py:percent").cells
+    cell = next(cell for cell in cells if "def flatten" in cell.source)
+    (function,) = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+    space = {"umap": umap, "np": np}
+    exec(compile(ast.Module([function], []), "flatten", "exec"), space)
+    for n in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"^{n} clips are too few for UMAP: take at least 4$"):
+            space["flatten"](np.ones((n, 8), np.float32))
+    for x in (np.ones((4, 8), np.float32), np.eye(4, 8, dtype=np.float32)):
+        points = space["flatten"](x).embedding_
+        assert points.shape == (4, 2)
+        assert np.isfinite(points).all()

@@ -13,7 +13,8 @@ from colalib.data import corpora, store
 from colalib.data.corpus import Corpus
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
-from colalib.training.runs import open_run
+from colalib.training.runs import Run, open_run
+from colalib.training.trainer import Snapshots
 
 
 def test_run_folder_of_pretraining(pretrained, mel_store):
@@ -72,6 +73,53 @@ def test_the_same_clips_in_two_stores_are_refused(folder, tmp_path):
     assert list(whole.ids) == list(part.ids)
     with pytest.raises(UserError, match="comes twice"):
         training.pretrain([whole, part], tmp_path / "run", PretrainConfig(steps=2), progress=False)
+
+
+# --------------------------------------------------------------------------------------- snapshots
+
+
+def test_snapshots_show_the_encoder_on_its_way(mel_store, tmp_path):
+    config = PretrainConfig(steps=20, batch_size=8)
+    out = training.pretrain([mel_store], tmp_path / "run", config, progress=False, snapshots=True)
+    run = open_run(out)
+    assert list(run.snapshots()) == [0, 8, 16, 20]
+    assert run.snapshots()[20].read_bytes() == (out / "encoder.safetensors").read_bytes()
+    first, later = (run.load_encoder(run.snapshots()[step]).state_dict() for step in (0, 16))
+    assert first["net._bn1.running_mean"].abs().max() == 0, "nothing was learned yet"
+    assert any(not torch.equal(first[name], later[name]) for name in first)
+    run.snapshots()[8].write_bytes(b"half")
+    with pytest.raises(UserError, match=r"00008\.safetensors: damaged encoder"):
+        run.load_encoder(run.snapshots()[8])
+
+
+def test_a_resumed_run_writes_its_later_snapshots_anew(mel_store, tmp_path, monkeypatch):
+    out, config = tmp_path / "run", PretrainConfig(steps=20, batch_size=8)
+    usual = Snapshots.on_train_batch_end
+
+    def stop_at_9(self, trainer, *args):
+        usual(self, trainer, *args)
+        if trainer.global_step == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Snapshots, "on_train_batch_end", stop_at_9)
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain([mel_store], out, config, progress=False, snapshots=True)
+    monkeypatch.undo()
+    run = Run(out)
+    assert list(run.snapshots()) == [0, 8]
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 2
+    first = run.snapshots()[0].stat().st_mtime_ns
+    # of a slower machine that got farther, of a killed writer, and of somebody else
+    for name in ("00019.safetensors", ".00008.safetensors.1.part", "notes.txt", "best.safetensors"):
+        (out / "snapshots" / name).write_text("mine")
+    training.pretrain([mel_store], out, config, resume=True, progress=False, snapshots=True)
+    assert list(run.snapshots()) == [0, 8, 16, 20]
+    assert run.snapshots()[0].stat().st_mtime_ns == first
+    assert run.load_encoder(run.snapshots()[8])
+    others = {path.name for path in (out / "snapshots").iterdir()} - {
+        p.name for p in run.snapshots().values()
+    }
+    assert others == {"notes.txt", "best.safetensors"}
 
 
 # ------------------------------------------------------------------------------- several processes

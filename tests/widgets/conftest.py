@@ -8,8 +8,6 @@ from sklearn.preprocessing import StandardScaler
 
 from colalib import evaluation, training, widgets
 from colalib.data import corpora
-from colalib.data.clips import Clips, pretraining_clips
-from colalib.encoder import Encoder
 from colalib.settings import PretrainConfig
 
 
@@ -51,8 +49,7 @@ def predictions(mel_store):
 @pytest.fixture(scope="session")
 def space(mel_store):
     """Embeddings of the clips, and a map of them."""
-    encoder = evaluation.calibrate_batchnorm(Encoder(), pretraining_clips([mel_store]))
-    x = evaluation.embed_frames(encoder, Clips.of_store(mel_store), mel_store.mel.silence)
+    x = evaluation.embed(mel_store.path).vectors
 
     class Plane(PCA):  # stands for UMAP, which takes long
         def fit(self, x):
@@ -60,4 +57,4 @@ def space(mel_store):
             self.embedding_ = self.transform(x)
             return self
 
-    return widgets.Space(x, Plane(2).fit(StandardScaler().fit_transform(x)), encoder)
+    return widgets.Space(x, Plane(2).fit(StandardScaler().fit_transform(x)), "default")

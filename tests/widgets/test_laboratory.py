@@ -33,6 +33,45 @@ def test_analysis_counts_and_warns():
     assert int(many.numbers["empty bands"].split(":")[0]) > 0
 
 
+def deepest(gap: float, window: int, phase: float) -> float:
+    """Return by how many dB the spectrum of two equal tones, `gap` Hz apart, falls between them."""
+    hertz = np.linspace(1000, 1000 + gap, 101)
+    time = (np.arange(window) - window / 2) / 16_000  # the phase is that in the middle of the window
+    tones = np.cos(2 * np.pi * 1000 * time) + np.cos(2 * np.pi * (1000 + gap) * time + phase)
+    taps = np.sin(np.pi * np.arange(window) / window) ** 2
+    spectrum = np.abs(np.exp(-2j * np.pi * hertz[:, None] * time) @ (taps * tones))
+    return 20 * np.log10(min(spectrum[0], spectrum[-1]) / spectrum.min())
+
+
+@pytest.mark.parametrize("window", [400, 1600])
+def test_tones_as_far_apart_as_it_says_show_two_peaks_at_every_phase(window):
+    config = MelConfig(window=window, n_fft=2048)
+    apart = laboratory.resolution(config)
+    assert min(deepest(apart, window, phase) for phase in np.linspace(0, 2 * np.pi, 24)) > 3
+    assert deepest(0.8 * apart, window, 0) < 0.1, "where the main lobes touch, tones in phase have no dip"
+    view = laboratory.analyse(np.ones(16_000, np.float32), config)
+    assert f"{apart:.0f} Hz apart" in view.numbers["window"]
+
+
+def test_the_setting_before_stays_in_sight_on_the_same_colours(folder, monkeypatch):
+    monkeypatch.setattr(laboratory.audio, "resynthesise", lambda frames, config: np.zeros(10))  # slow
+    files = sorted(folder.rglob("*.flac"))[:2]
+    lab = widgets.mel_laboratory({"one": files[0], "two": files[1]})
+
+    def spectrograms():
+        return [ax for part in lab.static_figure().subfigs for ax in part.axes if ax.images]
+
+    (only,) = spectrograms()
+    lab.sliders["floor"].value = 1e-2
+    before, now = spectrograms()
+    assert before.images[0].get_clim() == now.images[0].get_clim() == only.images[0].get_clim()
+    assert np.array_equal(before.images[0].get_array(), only.images[0].get_array())
+    assert now.images[0].get_array().min() == pytest.approx(np.log(1e-2))
+    assert (before.get_title(), now.get_title()) == ("before, log floor 1e-05", "now, log floor 1e-02")
+    lab.clip.value = "two"
+    assert len(spectrograms()) == 1, "another clip has no setting before"
+
+
 def test_laboratory_follows_its_sliders_and_goes_back(folder):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     assert lab.config() == MelConfig()
@@ -134,9 +173,9 @@ ODD_NAMES = [
 def test_odd_names_are_no_obstacle(folder, name):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     send(lab.drop, name, b"no sound")
-    assert "unreadable" in lab.message.value
-    assert len(lab.message.value.splitlines()) == 1
-    assert len(lab.message.value) < 300
+    assert "unreadable" in lab.refused.value
+    assert len(lab.refused.value.splitlines()) == 1
+    assert len(lab.refused.value) < 300
     send(lab.drop, name, next(folder.rglob("*.flac")).read_bytes())
     assert lab.clip.value.endswith(" (yours)")
     assert lab.clip.value.isprintable()
@@ -146,6 +185,10 @@ def test_odd_names_are_no_obstacle(folder, name):
 def test_a_file_that_is_no_sound_is_refused_in_a_line(folder):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     send(lab.drop, "a.wav", b"no sound")
-    assert lab.message.value.startswith("a.wav: unreadable")
+    assert lab.refused.value.startswith("a.wav: unreadable")
     send(lab.drop, "b.flac", next(folder.rglob("*.flac")).read_bytes())
     assert lab.clip.value == "b.flac (yours)"
+    assert lab.refused.value.startswith("a.wav: unreadable"), "it stays"
+    for name in "cdef":
+        send(lab.drop, f"{name}.wav", b"no sound")
+    assert [line[0] for line in lab.refused.value.split("<br>")] == ["d", "e", "f"]

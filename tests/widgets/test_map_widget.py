@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
-from colalib import widgets
+from colalib import evaluation, widgets
 from colalib.data import audio
 from colalib.widgets import maps
 from colalib.widgets.choices import change_choice
@@ -23,6 +25,15 @@ def test_a_recording_lands_where_it_belongs(corpus, mel_store, space):
     assert np.allclose(xy, space.reducer.embedding_[i], atol=0.05 * np.ptp(space.reducer.embedding_))
 
 
+def test_the_features_of_a_map_may_come_from_elsewhere(corpus, mel_store):
+    mel_stats = evaluation.embed(mel_store.path, "mel-stats").vectors
+    reducer = PCA(2).fit(StandardScaler().fit_transform(mel_stats))
+    wave = audio.load_audio(corpus.root / corpus.clips["path"][5])
+    xy, near = maps.place(widgets.Space(mel_stats, reducer, "mel-stats"), wave, mel_store)
+    assert mel_store.ids[near[0]].endswith(corpus.clips["clip_id"][5])
+    assert xy.shape == (2,)
+
+
 @pytest.mark.slow
 def test_the_page_has_all_that_a_press_needs(corpus, mel_store, space, tmp_path):
     shown = widgets.embedding_map(corpus, mel_store, {"a": space, "b": space}, ["label", "parity"])
@@ -36,7 +47,7 @@ def test_the_page_has_all_that_a_press_needs(corpus, mel_store, space, tmp_path)
     groups = mel_store.clips["group"].values
     assert all(groups[j] != groups[0] for j in page.near[0][:5])
     shown.path.value = str(tmp_path / "nowhere.wav")
-    assert shown.message.value == "nowhere.wav: file not found"
+    assert shown.refused.value == "nowhere.wav: file not found"
     assert page.added == []
     shown.path.value = str(corpus.root / corpus.clips["path"][0])
     assert page.added[0]["sound"].startswith("data:audio/mpeg")
@@ -79,9 +90,9 @@ ODD_PATHS = {
 def test_a_path_that_is_no_recording_is_told_in_a_line(corpus, mel_store, space, typed, said):
     shown = widgets.embedding_map(corpus, mel_store, {"a": space}, ["label"])
     shown.path.value = typed
-    assert shown.message.value.startswith(said)
-    assert "embedding" not in shown.message.value
-    assert len(shown.message.value.splitlines()) == 1
+    assert shown.refused.value.startswith(said)
+    assert shown.message.value == ""
+    assert len(shown.refused.value.splitlines()) == 1
     assert shown.page.added == []
 
 

@@ -16,8 +16,8 @@ from colalib import widgets
 from colalib.data import audio, corpora, store
 from colalib.encoder import Encoder
 from colalib.evaluation import plots
-from colalib.training.runs import Run
-from colalib.widgets import maps, overview, panel, parts
+from colalib.training.runs import Run, snapshot_name
+from colalib.widgets import learning, maps, overview, panel, parts
 
 SCRIPT = "<img src=x onerror=alert(1)>"
 MONEY = "cost_$5_$6"
@@ -88,9 +88,8 @@ def test_laboratory(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "load_audio", fail)
     shown.clip.value = f"{SCRIPT} damaged"
     assert_text(shown.message.value, 2)  # with the reason
-    shown.message.value = ""
     send(shown.drop, f"{SCRIPT}.wav", b"no sound")
-    assert_text(shown.message.value, 2)
+    assert_text(shown.refused.value, 2)
 
 
 def test_pair_player(named):
@@ -166,7 +165,19 @@ def test_embedding_map(named, space, folder, tmp_path, monkeypatch):
     assert len(shown.page.added) == 1
     monkeypatch.setattr(audio, "load_audio", fail)
     shown.path.value = str(tmp_path / f"{SCRIPT}.wav")
-    assert_text(shown.message.value, 2)  # with the reason
+    assert_text(shown.refused.value, 2)  # with the reason
+
+
+def test_watch_it_learn(named, short_run, tmp_path, monkeypatch):
+    corpus, mel_store = named
+    out = tmp_path / SCRIPT
+    shutil.copytree(short_run, out)
+    (out / "snapshots").mkdir()
+    shutil.copy(out / "encoder.safetensors", out / snapshot_name(0))
+    monkeypatch.setattr(learning, "aligned_maps", lambda features: [x[:, :2] for x in features])
+    shown = widgets.watch_it_learn(corpus, mel_store, out, np.arange(12))
+    assert SCRIPT in shown.page.columns["label"]["names"]  # as text: the page sets textContent only
+    assert_shown(shown.static_figure(), MONEY, HIDDEN, SCRIPT)
 
 
 def test_code_of_the_pages_never_reads_text_as_html():

@@ -1,5 +1,7 @@
 """The pair player: questions as pre-training asks them, and a quiz that keeps score."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,9 @@ def test_an_encoder_finds_the_anchor_itself(mel_store):
     others = [pairs.segment(mel_store, c) for c in q.candidates]
     encoder = evaluation.calibrate_batchnorm(Encoder(), pretraining_clips([mel_store]))
     assert anchor.shape == (98, 64)
-    assert pairs.choice(encoder, anchor, [*others, anchor]) == 4
+    cosines = pairs.similarities(encoder, anchor, [*others, anchor])
+    assert cosines.argmax() == 4
+    assert cosines[4] == pytest.approx(1)
 
 
 def test_the_quiz_keeps_score(corpus, mel_store):
@@ -48,6 +52,25 @@ def test_the_quiz_keeps_score(corpus, mel_store):
     assert [card.value for card in again.cards] != seen, "another question"
     player.forget.click()
     assert read_settings("quiz") == {}
+
+
+def test_after_an_answer_the_similarities_are_shown(corpus, mel_store, monkeypatch):
+    loads, encoder = [], Encoder()
+    run = SimpleNamespace(load_encoder=lambda: encoder)
+    monkeypatch.setattr(pairs, "open_run", lambda name: loads.append(name) or run)
+    player = widgets.pair_player(corpus, mel_store)
+    player.mode.value = "quiz"
+    assert "cosine" not in player.verdict.value
+    assert loads == [], "only an answer needs the encoder"
+    player.choose[1].click()
+    anchor, *candidates = (pairs.segment(mel_store, place) for _, place in player.question.crops())
+    for cosine in pairs.similarities(encoder, anchor, candidates):
+        assert f"{cosine:.3f}" in player.verdict.value
+    assert f"candidate {player.question.answer + 1} (positive)" in player.verdict.value
+    player.another.click()
+    assert "cosine" not in player.verdict.value
+    player.choose[0].click()
+    assert loads == ["default"], "once"
 
 
 def test_augmentations_are_seen_heard_and_kept(corpus, mel_store):
@@ -74,3 +97,15 @@ def test_a_recording_that_cannot_be_heard_says_why(corpus, mel_store, monkeypatc
     for card in player.cards:
         assert f"cannot be played: {reason}" in card.value
         assert "<img" in card.value, "the picture is there"
+
+
+def test_a_page_without_a_kernel_gets_a_quiz(corpus, mel_store, monkeypatch):
+    monkeypatch.setattr(pairs.quiz, "QUESTIONS", 2)
+    player = widgets.pair_player(corpus, mel_store, {"random": Encoder()})
+    html = player.without_kernel()["html"]
+    assert html.count("<section") == 2
+    assert html.count('data-right="1"') == 2
+    assert html.count('data-right="0"') == 6
+    assert html.count("<audio") == 2 * 5
+    assert "random chose candidate" in html
+    assert read_settings("quiz") == {}, "nobody has answered"

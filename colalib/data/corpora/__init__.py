@@ -11,7 +11,7 @@ from pathlib import Path
 from colalib.data import scores
 from colalib.data.corpora import download, fma, folder, public
 from colalib.data.corpus import Corpus
-from colalib.errors import UserError
+from colalib.errors import UserError, first_line
 from colalib.files import data_folder
 
 __all__ = ["ARCHIVES_OF", "DESCRIPTIONS", "Corpus", "corpus_folder", "fetch", "load"]
@@ -120,8 +120,8 @@ def _load_public(name: str, root: Path) -> Corpus:
         return READERS[name](root)
     except UserError:
         raise
-    except (KeyError, ValueError) as error:
-        reason = f"{type(error).__name__} {error}"
+    # tables without a column, JSON of another form or nested without end
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{root}: its lists are damaged ({reason}): remove the folder and fetch it again"
+            f"{root}: its lists are damaged ({first_line(error)}): remove the folder and fetch it again"
         ) from None

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +50,18 @@ class Archive:
     def work(self, data: Path) -> Path:
         """Return the folder that keeps the download until it is unpacked."""
         return data / f".{self.name}.fetching"
+
+    @property
+    def file(self) -> str:
+        """Name of the archive itself."""
+        return self.url.rsplit("/", 1)[1]
+
+    def remove_work(self, data: Path) -> None:
+        """Remove what a download leaves; the folder stays if other files lie in it."""
+        for name in ("part", "whole", "wrong", self.file):
+            (self.work(data) / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.work(data).rmdir()
 
 
 def _fma(name: str, sha1: str, packed: float, unpacked: float) -> Archive:
@@ -113,16 +126,16 @@ def fetch(archive: Archive, data: Path, progress: bool = True) -> Path:
     if target.is_dir() and not work.exists():
         return target
     with locked(data / archive.name):
-        # another process has fetched it meanwhile, or was killed before it could clean up
-        if target.is_dir():
-            shutil.rmtree(work, ignore_errors=True)
-            return target
         # what a process left that was killed while it unpacked takes room
         shutil.rmtree(work / f".{target.name}.unpacking", ignore_errors=True)
+        # another process has fetched it meanwhile, or was killed before it could clean up
+        if target.is_dir():
+            archive.remove_work(data)
+            return target
         check_disk_space(data, [archive])
         packed = _download(archive, data, progress)
         unpack(packed, target, archive.inside, archive.unpacked, progress)
-        shutil.rmtree(work)
+        archive.remove_work(data)
     return target
 
 
@@ -148,7 +161,7 @@ def check_disk_space(data: Path, archives: list[Archive]) -> None:
 def _download(archive: Archive, data: Path, progress: bool) -> Path:
     """Fetch the file of an archive and check its checksum; return its path. Raises `UserError`."""
     part = archive.work(data) / "part"
-    packed = part.with_name(archive.url.rsplit("/", 1)[1])
+    packed = part.with_name(archive.file)
     if packed.exists():  # an earlier call has checked it, and could not unpack it
         return packed
     download = Download(archive.url, part, archive.packed)

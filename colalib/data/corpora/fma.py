@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from colalib.data.corpus import Corpus
-from colalib.errors import UserError
+from colalib.errors import UserError, first_line
 
 SUBSETS = {
     "fma_small": ["small"],
@@ -53,9 +53,9 @@ def load(name: str, data: Path) -> Corpus:
             },
             index=table.index,
         )
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{tracks}: not FMA's table of tracks ({error}): unpack fma_metadata.zip again"
+            f"{tracks}: not FMA's table of tracks ({first_line(error)}): unpack fma_metadata.zip again"
         ) from None
     # why a track is excluded; NaN for those that stay
     reason = pd.Series(UNUSABLE).reindex(clips.index)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from colalib.data.corpus import AUDIO, UNPRINTABLE, Corpus
-from colalib.errors import UserError
+from colalib.data.tables import from_text
+from colalib.errors import UserError, first_line
 
 
 def load(root: Path, labels: str | None = None, name: str | None = None) -> Corpus:
@@ -20,8 +23,15 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     name = name or root.resolve().name
     index = root / "index.csv"
     if index.is_file() and labels is None:
-        return Corpus(name, root, read_index(index))
-    paths = audio_files(root)
+        corpus = Corpus(name, root, read_index(index))
+        unnamed = set(filter(is_audio, visible_files(root, onerror=None))) - {*corpus.clips["path"]}
+        if unnamed:
+            first = min(unnamed)
+            corpus.note = f"{len(unnamed)} audio files are not named in index.csv (the first: {first!r})"
+        return corpus
+    files = visible_files(root, refuse)
+    paths = list(filter(is_audio, files))
+    others = [path for path in files if not is_audio(path) and path != "index.csv"]
     if not paths:
         raise UserError(f"{root}: no audio files (looked for {', '.join(sorted(AUDIO))})")
     misplaced = [path for path in paths if path.count("/") != 1]
@@ -37,19 +47,46 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     clips = pd.DataFrame({"path": [path for path in paths if not UNPRINTABLE.search(path)]})
     if labels == "folder" or (labels is None and not misplaced):
         clips["label"] = [path.split("/")[0] for path in clips["path"]]
-    return Corpus(name, root, clips, excluded)
+    return Corpus(name, root, clips, excluded, describe_others(others))
+
+
+def describe_others(paths: list[str]) -> str:
+    """Return a line that counts files by their endings; "" if there are none."""
+    if not paths:
+        return ""
+    endings = Counter(UNPRINTABLE.sub("_", Path(path).suffix.lower())[:20] or "no ending" for path in paths)
+    shown = [f"{ending} {count}" for ending, count in endings.most_common(5)]
+    rest = ", …" if len(endings) > len(shown) else ""
+    return f"{len(paths)} other files were not looked at: {', '.join(shown)}{rest}"
 
 
 def read_index(index: Path) -> pd.DataFrame:
     """Return the table in index.csv, every column as text. Raises `UserError`."""
+    return tidy(read_cells(index), index)
+
+
+def read_cells(index: Path) -> pd.DataFrame:
+    """Return all cells of index.csv as they are, the names of the columns as the first row.
+
+    Raises `UserError`.
+    """
     try:
         # header=None: pandas would rename columns that stand twice
-        table = pd.read_csv(
+        return pd.read_csv(
             index, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{index}: not a readable CSV table: {str(error).splitlines()[0]}") from None
-    table = table.apply(lambda column: column.str.strip())
+        raise UserError(f"{index}: not a readable CSV table: {first_line(error)}") from None
+
+
+def text(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return cells without the spaces around their text, and without what `as_text` adds for spreadsheets."""
+    return cells.apply(lambda column: column.str.strip()).map(from_text)
+
+
+def tidy(cells: pd.DataFrame, index: Path) -> pd.DataFrame:
+    """Return the table in the cells of index.csv; its rows keep their numbers. Raises `UserError`."""
+    table = text(cells)
     clips = table.iloc[1:].set_axis(table.iloc[0], axis=1)
     # a spreadsheet leaves empty rows and columns behind
     clips = clips[(clips != "").any(axis=1)]
@@ -65,24 +102,34 @@ def read_index(index: Path) -> pd.DataFrame:
     return clips
 
 
-def audio_files(root: Path) -> list[str]:
-    """Return the POSIX paths, relative to `root` and sorted, of all audio files below it.
+def is_audio(path: str) -> bool:
+    """Return whether a file has the ending of a sound file."""
+    return Path(path).suffix.lower() in AUDIO
 
-    Hidden files and folders are left out. A linked folder is followed, but only once.
+
+def refuse(error: OSError) -> None:
+    """Raise `UserError` for a folder that cannot be read."""
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}): change that, or move it away")
+
+
+def audio_files(root: Path) -> list[str]:
+    """Return the POSIX paths, relative to `root` and sorted, of all audio files below it."""
+    return list(filter(is_audio, visible_files(root, refuse)))
+
+
+def visible_files(root: Path, onerror: Callable[[OSError], None] | None) -> list[str]:
+    """Return the POSIX paths, relative to `root` and sorted, of all files below it.
+
+    Hidden files and folders are left out. A linked folder is followed, but only once. `onerror` is called for
+    a folder that cannot be read.
     """
     paths = []
     visited = set()
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}): change that, or move it away")
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=onerror):
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()  # links in a circle
             continue
         visited.add(real)
         folders[:] = [f for f in folders if not f.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in AUDIO:
-                paths.append((Path(folder) / file).relative_to(root).as_posix())
+        paths += [(Path(folder) / f).relative_to(root).as_posix() for f in files if not f.startswith(".")]
     return sorted(paths)

@@ -57,14 +57,15 @@ def speech_commands(root: Path) -> Corpus:
     The split follows the official lists. Groups are the speakers. The recordings of background
     noise are left out.
     """
-    lists = {
-        line: split
-        for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt"))
-        for line in _existing(root / name).read_text(encoding="utf-8").split()
-    }
     paths = audio_files(root)
     noise = [p for p in paths if p.startswith("_background_noise_/")]
     words = [p for p in paths if p.count("/") == 1 and p not in noise]
+    lists = {}
+    for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
+        listed = _existing(root / name).read_text(encoding="utf-8").split()
+        if set(listed).isdisjoint(words):
+            raise ValueError(f"{name} names none of the clips")
+        lists |= dict.fromkeys(listed, split)
     clips = pd.DataFrame(
         {
             "path": words,

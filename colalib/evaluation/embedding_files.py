@@ -1,0 +1,104 @@
+"""Files of embeddings: .npz for numpy, .parquet for tables and for maps such as Embedding Atlas."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.preprocessing import StandardScaler
+
+from colalib.data import audio
+from colalib.errors import UserError
+from colalib.evaluation.embedding import Embedded, embed
+from colalib.evaluation.probes import neighbours
+from colalib.files import atomic
+
+NEIGHBOURS = 15  # of a row in a .parquet file, as many as UMAP looks at
+
+
+def embed_to_file(
+    source: str | Path, encoder: str | Path, out: Path | str, accelerator: str = "auto", **options
+) -> Embedded:
+    """Write `embed` to a file, and return it.
+
+    An .npz file holds clip_id, embedding float32 [n, d], and the table's other columns as fixed-width text
+    (no pickle); `start` is float64. A .parquet file is described at `write_parquet`.
+    """
+    parquet = Path(out).suffix == ".parquet"
+    if parquet and not find_spec("pyarrow"):
+        raise UserError(".parquet needs pyarrow: pip install pyarrow, or name a file that ends in .npz")
+    embedded = embed(source, encoder, accelerator, **options)
+    (write_parquet if parquet else write_npz)(embedded, Path(out))
+    return embedded
+
+
+def write_npz(embedded: Embedded, out: Path) -> None:
+    """Write embeddings as an .npz file."""
+    columns = {c: np.array(embedded.clips[c].tolist()) for c in embedded.clips}
+    columns = {c: v if c == "start" else v.astype(str) for c, v in columns.items()}
+    with atomic(out) as file, zipfile.ZipFile(file, "w") as archive:
+        # np.savez would take a column named `file` for its own argument
+        for name, values in {"embedding": embedded.vectors, **columns}.items():
+            name = re.sub(r"[^\w .-]", "_", name).lstrip(".")  # a column is not a path
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
+
+
+def write_parquet(embedded: Embedded, out: Path) -> None:
+    """Write embeddings as a .parquet file, in the form that Embedding Atlas opens with sound.
+
+    One row per clip (or window): the table's columns; `vector` list<float32>; `audio` struct{bytes, path}, an
+    MP3 of its first 6 s, where the audio is there; `projection_x`, `projection_y`, a UMAP map; `neighbors`
+    struct{ids, distances}, the nearest rows, numbered from 0, by cosine distance of standardised embeddings.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    vectors = np.asarray(embedded.vectors, np.float32)
+    columns = {c: pa.array(embedded.clips[c].tolist()) for c in embedded.clips}
+    columns["vector"] = as_lists(vectors)
+    if embedded.root:
+        starts = embedded.clips.get("start", np.zeros(len(vectors)))
+        files = [embedded.root / path for path in embedded.clips["path"]]
+        sounds = Parallel(n_jobs=2, prefer="threads")(
+            delayed(audio.preview)(f, s) for f, s in zip(files, starts)
+        )
+        names = [f"{path}.mp3" for path in embedded.clips["path"]]
+        columns["audio"] = pa.StructArray.from_arrays(
+            [pa.array([sound or None for sound in sounds], pa.binary()), names], ["bytes", "path"]
+        )
+    scaled = StandardScaler().fit_transform(vectors)
+    x, y = projection(scaled)
+    columns |= {"projection_x": pa.array(x), "projection_y": pa.array(y)}
+    if len(vectors) > 1:
+        ids = neighbours(vectors, np.arange(len(vectors)), NEIGHBOURS)  # [n, k]
+        unit = scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-9)
+        distances = np.stack([1 - unit[near] @ row for near, row in zip(ids, unit)])
+        parts = [as_lists(ids), as_lists(distances.astype(np.float32))]
+        columns["neighbors"] = pa.StructArray.from_arrays(parts, ["ids", "distances"])
+    with atomic(out) as file:
+        pyarrow.parquet.write_table(pa.table(columns), file, compression="zstd")
+
+
+def as_lists(rows: np.ndarray):
+    """Return an array [n, k] as pyarrow's list column."""
+    import pyarrow as pa
+
+    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, rows.ravel())
+
+
+def projection(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a UMAP map (x, y) of standardised embeddings [n, d]; of fewer than 4 rows a line."""
+    if len(scaled) < 4:
+        return np.arange(len(scaled), dtype=np.float32), np.zeros(len(scaled), np.float32)
+    import umap  # takes seconds to import
+
+    reducer = umap.UMAP(
+        n_neighbors=min(NEIGHBOURS, len(scaled) - 1), metric="cosine", init="pca", random_state=0, n_jobs=1
+    )
+    return reducer.fit_transform(scaled).astype(np.float32).T.copy()

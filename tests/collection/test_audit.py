@@ -1,0 +1,168 @@
+"""An audit finds the faults that were planted, and says what it did not look for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from helpers import RATE, call, tone
+
+from colalib.collection import audit, page
+from colalib.collection.audit import KINDS
+from colalib.collection.duplicates import align, changes
+from colalib.collection.levels import measure
+from colalib.data.audio import log_mel
+from colalib.data.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def audited(planted_store):
+    return audit(planted_store.path, jobs=1)
+
+
+def test_near_duplicates_are_found(audited, planted):
+    truth = planted[1]
+    copies = truth[truth["of"] != ""]
+    found = audited.findings[audited.findings["kind"].isin(["leakage", "duplicate"])]
+    pairs = {frozenset(pair) for pair in found[["path", "other_path"]].values}
+    expected = {frozenset(pair) for pair in copies[["path", "of"]].values}
+    assert len(pairs & expected) >= 0.95 * len(expected)
+    assert len(pairs - expected) <= 1
+    assert set(audited.findings["kind"].head(len(found))) == {"leakage"}
+
+
+def test_a_shift_in_time_says_where_to_listen(audited):
+    findings = audited.findings
+    later = findings[(findings["kind"] == "leakage") & findings["other"].str.startswith("copy-later")]
+    assert len(later) == 2
+    assert np.allclose(later["other_second"] - later["second"], 0.5, atol=0.02)
+
+
+def test_swapped_labels_are_on_top(audited, planted):
+    truth = planted[1]
+    swapped = set(truth["path"][truth["label"] != truth["true"]])
+    listed = audited.findings[audited.findings["kind"] == "label"].head(len(truth) // 10)
+    assert len(swapped & set(listed["path"])) >= 0.8 * len(swapped)
+
+
+def test_the_table_is_in_order(audited):
+    findings = audited.findings
+    order = [[*KINDS].index(kind) for kind in findings["kind"]]
+    assert order == sorted(order)
+    for _, part in findings.groupby("kind"):
+        assert list(part["rank"]) == list(range(1, len(part) + 1))
+        assert part["score"].is_monotonic_decreasing
+
+
+def test_embeddings_are_kept_beside_the_store(audited, planted_store):
+    (kept,) = (planted_store.path / "embeddings").glob("*.npy")
+    assert np.load(kept).shape == (len(planted_store), 4032)
+
+
+def test_the_command_writes_a_table_and_a_page(planted_store, tmp_path, capsys):
+    code, out, _ = call(capsys, "audit", planted_store.path, "--out", tmp_path / "audit")
+    assert code == 0
+    assert "leakage: 1" in out
+    table = read_table(tmp_path / "audit" / "findings.csv")
+    assert list(table["kind"].unique()) == [k for k in KINDS if k in set(table["kind"])]
+    html = (tmp_path / "audit" / "findings.html").read_text(encoding="utf-8")
+    assert "data:audio/mpeg;base64," in html
+    assert "low, &quot;deep&quot;" in html
+    assert 'low, "deep"' not in html
+    assert "http://" not in html.replace("http-equiv", "")
+    assert "https://" not in html
+
+
+def test_names_are_escaped_on_the_page(audited):
+    findings = audited.findings.head(1).assign(clip_id="<script>alert(1)</script>", words="<b>&")
+    html = page.make_page(type(audited)("<i>", 3, findings, ["<u>"], None))
+    for raw in ("<script", "<b>", "<i>", "<u>"):
+        assert raw not in html
+    assert "no sound" in html
+
+
+def write(root, **waves) -> None:
+    root.mkdir(exist_ok=True)
+    for name, wave in waves.items():
+        soundfile.write(root / f"{name}.wav", wave, RATE, subtype="FLOAT")
+
+
+def test_one_clip_has_no_others(tmp_path):
+    write(tmp_path / "one", a=tone(300, 1, 1))
+    audited = audit(tmp_path / "one", encoder="mel-stats", jobs=1)
+    assert audited.clips == 1
+    assert not set(audited.findings["kind"]) & {"leakage", "duplicate", "label", "lonely"}
+    assert any("labels were not checked" in note for note in audited.notes)
+    assert any("too few" in note for note in audited.notes)
+
+
+def test_equal_clips_are_duplicates(tmp_path):
+    wave = tone(300, 1, 1)
+    write(tmp_path / "equal", **{f"a{i}": wave for i in range(24)})
+    audited = audit(tmp_path / "equal", jobs=1)
+    found = audited.findings[audited.findings["kind"].isin(["leakage", "duplicate"])]
+    assert len(set(found["path"]) | set(found["other_path"])) == 24
+    assert np.isfinite(audited.findings["score"]).all()
+
+
+def test_without_the_recordings_levels_are_not_measured(planted_store, monkeypatch):
+    monkeypatch.setattr(type(planted_store), "known_audio", None)
+    audited = audit(planted_store, encoder="mel-stats", jobs=1)
+    assert any("levels were not measured" in note for note in audited.notes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "no corpus and no folder named nowhere"),
+        (["{folder}", "--label", "mood"], "no column 'mood': there are clip_id"),
+        (["{folder}", "--out", "{folder}/m0.wav/x"], "cannot be written"),
+        (["{empty}"], "no audio files"),
+    ],
+)
+def test_mistakes_get_one_line(planted, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    words = [word.format(folder=planted[0], empty=tmp_path / "empty") for word in words]
+    code, _, error = call(capsys, "audit", *words, "--encoder", "mel-stats")
+    assert code == 2
+    assert message in error
+    assert len([line for line in error.splitlines() if line.startswith("colalib: ")]) == 1
+    assert not list(tmp_path.rglob("findings.*"))
+
+
+def test_align_finds_the_shift():
+    rng = np.random.default_rng(0)
+    wave = tone(300, 3, 1) + 0.02 * rng.standard_normal(3 * RATE).astype(np.float32)
+    a, b = changes(log_mel(wave)), changes(log_mel(0.3 * wave[RATE:]))
+    likeness, elsewhere, shift = align(a, b)
+    assert likeness > 0.9
+    assert elsewhere < 0.5
+    assert shift == 100  # frames of 10 ms
+
+
+def test_levels(tmp_path):
+    t = np.arange(2 * RATE) / RATE
+    sine = np.sin(2 * np.pi * 100 * t).astype(np.float32)
+    half = np.where(t < 1, 0.5 * sine, 0).astype(np.float32)
+    write(tmp_path, full=sine, clipped=np.clip(1.5 * sine, -1, 1), half=half, fade=sine * np.hanning(len(t)))
+    full, clipped, half, fade = (measure(tmp_path / f"{n}.wav") for n in ("full", "clipped", "half", "fade"))
+    assert full.clipped == 0  # loud, but round
+    assert 0.4 < clipped.clipped < 0.6
+    assert half.silent == pytest.approx(0.5, abs=0.03)
+    assert half.silence == pytest.approx((1, 2), abs=0.06)
+    assert half.begin > -1
+    assert half.end < -60
+    assert max(fade.begin, fade.end) < -40
+    assert measure(tmp_path / "gone.wav") is None
+    assert pd.notna(full.seconds)
+
+
+def test_findings_of_another_program_stay(planted_store, tmp_path, capsys):
+    for name in ("findings.csv", "findings.html"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        code, _, error = call(capsys, "audit", planted_store, "--out", folder)
+        assert code == 2
+        assert f"{name} was not written by colalib" in error
+        assert (folder / name).read_text() == "mine"
