@@ -134,7 +134,7 @@ def half(rank, folder, pair):
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
     pair = torch.randn(2, 8, 98, 64, generator=torch.Generator().manual_seed(1))
-    torch.multiprocessing.spawn(half, (tmp_path, pair), nprocs=2)
+    torch.multiprocessing.spawn(half, (tmp_path, pair), nprocs=2, daemon=True)
     for name in OBJECTIVES:
         model = Toy(name)
         loss = model(*pair)
