@@ -1,6 +1,8 @@
 """Losses against loops and against their limits; the loss of several processes against that of one."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -120,8 +122,9 @@ class Toy(nn.Module):
         return self.objective(*h)[0]
 
 
-def half(rank, folder, pair):
+def half(rank: int, folder: str) -> None:
     """Be one of two processes, with its half of the batch; leave loss and gradients in a file."""
+    pair = torch.load(f"{folder}/pair.pt")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name in OBJECTIVES:
         model = DistributedDataParallel(Toy(name))
@@ -134,7 +137,13 @@ def half(rank, folder, pair):
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
     pair = torch.randn(2, 8, 98, 64, generator=torch.Generator().manual_seed(1))
-    torch.multiprocessing.spawn(half, (tmp_path, pair), nprocs=2, daemon=True)
+    torch.save(pair, tmp_path / "pair.pt")
+    both = [subprocess.Popen([sys.executable, __file__, str(rank), tmp_path]) for rank in range(2)]
+    try:
+        assert [process.wait(600) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
     for name in OBJECTIVES:
         model = Toy(name)
         loss = model(*pair)
@@ -144,3 +153,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
             parts = torch.load(tmp_path / f"{name}-{rank}.pt")
             assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(parts, whole)), name
         assert any(p.grad.abs().max() > 1e-3 for p in model.encoder.parameters())
+
+
+if __name__ == "__main__":  # one of the two processes
+    half(int(sys.argv[1]), sys.argv[2])

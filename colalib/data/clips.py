@@ -61,6 +61,10 @@ class Clips:
         store, row = self._where[i]
         return store.frames(row)
 
+    def column(self, name: str) -> np.ndarray:
+        """Return what clips.csv says of each clip in a column, [n]; "" where a store has no such column."""
+        return np.array([store.clips.get(name, {}).get(row, "") for store, row in self._where], dtype=object)
+
     def take(self, chosen: np.ndarray) -> Clips:
         """Return the clips numbered `chosen`, numbered anew from 0."""
         taken = copy.copy(self)

@@ -5,6 +5,7 @@ from colalib.evaluation.embedding import Embedded, embed
 from colalib.evaluation.embedding_files import embed_to_file
 from colalib.evaluation.features import calibrate_batchnorm, embed_frames, mel_stats
 from colalib.evaluation.probes import (
+    effective_rank,
     evaluate_features,
     knn,
     linear_probe,
@@ -18,6 +19,7 @@ __all__ = [
     "ablation",
     "calibrate_batchnorm",
     "compare",
+    "effective_rank",
     "embed",
     "embed_frames",
     "embed_to_file",

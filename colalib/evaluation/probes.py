@@ -116,6 +116,18 @@ def neighbours(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
     return np.concatenate(blocks)
 
 
+def effective_rank(x: np.ndarray) -> float:
+    """Return in how many directions the rows of x [n, d] differ: from 1 to d, and never above n - 1.
+
+    The exponential of the entropy of the singular values' shares (Roy & Vetterli, EUSIPCO 2007), of x
+    less its mean. 1 if all rows are equal but for rounding.
+    """
+    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
+    values = values[values > 1e-6 * np.linalg.norm(x)]  # float32's rounding is no direction
+    shares = values / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 def evaluate_features(
     store: MelStore,
     features: np.ndarray,

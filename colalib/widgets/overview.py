@@ -6,6 +6,7 @@ A folder may hold anything. What cannot be read as a run is passed over, and `fa
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from matplotlib.figure import Figure
 from colalib.cola import Cola
 from colalib.data.clips import Clips
 from colalib.data.corpus import UNPRINTABLE
-from colalib.data.segments import pair_batch
+from colalib.data.segments import pair_batch, pair_starts
 from colalib.errors import UserError
-from colalib.evaluation import plots
+from colalib.evaluation import effective_rank, neighbours, plots
 from colalib.training.runs import CONFIGS, Run, read_checkpoint
 from colalib.widgets.job import Job
 
 CURVES = {"loss": "loss (nats)", "accuracy": "accuracy", "rank": "rank of the positive"}
 COLUMNS = ["step", *(f"{side}/{name}" for side in ("train", "valid") for name in CURVES)]  # of metrics.csv
+JUDGED = 256  # pairs at most: half a second for the default encoder
 LARGEST = 1e12  # far above any step, loss or rank; a figure of numbers near the largest float fails
 
 
@@ -104,16 +106,16 @@ def state(run: Run) -> str:
     return "finished" if run.finished else "stopped"
 
 
-def run_table(folder: Path, kind: str) -> pd.DataFrame:
+def run_table(folder: Path, kind: str, judged: Callable[[Run], dict] | None = None) -> pd.DataFrame:
     """Return one row per run of a kind in a folder, oldest first.
 
-    State, steps, best validation accuracy, and the settings that differ from the defaults.
+    State, steps, what `judged` says of it, and the settings that differ from the defaults. By default it
+    says the best validation accuracy: of the weights that a fine-tuning keeps.
     """
     usual = dataclasses.asdict(CONFIGS[kind]())
     rows = []
     for run in runs_of(folder, kind):
         metrics = metrics_of(run)
-        valid = metrics["valid/accuracy"].dropna()
         config = dataclasses.asdict(run.config)
         changed = {name: value for name, value in config.items() if value != usual[name]}
         rows.append(
@@ -121,11 +123,26 @@ def run_table(folder: Path, kind: str) -> pd.DataFrame:
                 "run": run.name,
                 "state": state(run),
                 "steps": f"{metrics['step'].max():.0f}" if len(metrics) else "0",
-                "validation accuracy (%)": f"{100 * valid.max():.1f}" if len(valid) else "",
+                **(judged or kept_accuracy)(run),
                 "settings": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items()),
             }
         )
-    return pd.DataFrame(rows, columns=["run", "state", "steps", "validation accuracy (%)", "settings"])
+    table = pd.DataFrame(rows, columns=None if rows else ["run", "state", "settings"]).fillna("")
+    return table[[*table.columns.drop("settings"), "settings"]]
+
+
+def kept_accuracy(run: Run) -> dict[str, str]:
+    """Return the best validation accuracy of a run so far."""
+    valid = metrics_of(run)["valid/accuracy"].dropna()
+    return {"validation accuracy (%)": f"{100 * valid.max():.1f}" if len(valid) else ""}
+
+
+def last_weights(run: Run) -> tuple[Cola, int]:
+    """Return the encoder and the objective of a pre-training's last checkpoint, and its step."""
+    module = Cola(run.config, std=1.0)  # the checkpoint brings its own
+    checkpoint = read_checkpoint(run.path / "last.ckpt")
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval(), checkpoint["global_step"]
 
 
 @torch.no_grad()
@@ -134,13 +151,34 @@ def similarities(run: Run, clips: Clips, pairs: int = 24) -> tuple[np.ndarray, i
 
     By the run's own objective, with the weights of its last checkpoint.
     """
-    module = Cola(run.config, std=1.0)  # the checkpoint brings its own
-    checkpoint = read_checkpoint(run.path / "last.ckpt")
-    module.load_state_dict(checkpoint["state_dict"])
-    module.eval()
+    module, step = last_weights(run)
     anchors, positives = pair_batch(clips, 0, min(pairs, len(clips)), seed=0)
-    similarity = module.objective(module.encoder(anchors), module.encoder(positives))[1]
-    return similarity.numpy(), checkpoint["global_step"]
+    return module.objective(module.encoder(anchors), module.encoder(positives))[1].numpy(), step
+
+
+@torch.no_grad()
+def judge(run: Run, clips: Clips) -> dict[str, str]:
+    """Return what a pre-training's last weights are worth on `clips`: on the same pair of each for every run.
+
+    The share of pairs found among all these positives; how often the nearest clip of another group, by h,
+    has the same label (nothing without labels); the effective rank of h.
+    """
+    module, _ = last_weights(run)
+    n = min(len(clips), JUDGED)
+    chosen, _ = pair_starts(clips, 0, n, seed=0)
+    anchors, positives = (module.encoder(side) for side in pair_batch(clips, 0, n, seed=0))
+    found = module.objective(anchors, positives)[1].argmax(dim=1) == torch.arange(n)
+    h, groups, labels = anchors.numpy(), clips.groups[chosen], clips.column("label")[chosen]
+    known = labels != ""
+    same = ""
+    if len(set(groups[known])) > 1:
+        nearest = neighbours(h[known], groups[known], k=1)[:, 0]
+        same = f"{100 * np.mean(labels[known][nearest] == labels[known]):.0f}"
+    return {
+        f"pairs found among {n} (%)": f"{100 * found.double().mean():.0f}",
+        "nearest clip has the same label (%)": same,
+        "effective rank of h": f"{effective_rank(h):.1f}",
+    }
 
 
 def curves(runs: dict[str, pd.DataFrame]) -> Figure:

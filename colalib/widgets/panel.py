@@ -74,6 +74,7 @@ class TrainingPanel(parts.WidgetWithFallback):
         self.switching = threading.Lock()  # of the buttons: a training ends in a thread of its own
         self.refreshing = False
         self.checkpoint_time = 0.0  # of the checkpoint whose similarities are shown
+        self.judgements: dict[tuple, dict] = {}  # run and time of its checkpoint → what `judge` says
         self.settings = controls(kind, names)
         self.make_inputs()
         self.make_outputs()
@@ -302,9 +303,19 @@ class TrainingPanel(parts.WidgetWithFallback):
         nothing = "<i>Curves appear here while a run trains.</i>"
         self.curves.value = parts.picture(overview.curves(runs), words) if runs else nothing
 
+    def judged(self, run: Run) -> dict:
+        """Return what the last weights of a pre-training are worth on the validation clips; computed once."""
+        try:
+            checkpoint = run.name, (run.path / "last.ckpt").stat().st_mtime_ns
+            if checkpoint not in self.judgements:
+                self.judgements[checkpoint] = overview.judge(run, self.validation)
+            return self.judgements[checkpoint]
+        except (OSError, UserError, RuntimeError):  # none yet, being replaced, damaged, of other mel settings
+            return {}
+
     def refresh(self) -> None:
         """Show the runs that are there now, and offer them for curves and as encoders."""
-        runs = overview.run_table(self.folder, self.command)
+        runs = overview.run_table(self.folder, self.command, self.judged if self.validation else None)
         faults = "; ".join(overview.faults(self.folder, self.command))
         self.runs.value = parts.table(runs) if len(runs) else "<i>No runs yet: press Train.</i>"
         self.runs.value += f"<div>Cannot be read: {parts.escape(faults)}</div>" if faults else ""

@@ -1069,8 +1069,10 @@ for role, side, i in (
 # Every setting of `PretrainConfig` is an option of `python -m colalib pretrain`; the panel shows some of them, with
 # the paper's value where it has one. A training is a process of its own: it goes on while you read, and Stop loses
 # nothing that Resume can't pick up. Does the triplet loss learn something in a minute? What do 16 pairs per batch cost, and what do 256?
-# Careful with that last question: a run is validated among as many candidates as its batch has. So losses, accuracies
-# and ranks of runs with different batch sizes can't be compared. A probe can (notebook 5).
+# Careful with that last question: in the curves a run is validated among as many candidates as its batch has, so the
+# curves of runs with different batch sizes can't be compared. The table can: it judges the last weights of every run
+# on the same held-out pairs. It also says how often the nearest held-out clip has the same label, and in how many
+# directions $h$ spreads (its effective rank; 1 is a collapse). All three come from few clips: a hint, and not a result.
 # An encoder that you pick here is the one that notebooks 4 to 7 use.
 
 # %% tags=["widget"]

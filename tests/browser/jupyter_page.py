@@ -32,7 +32,7 @@ BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 if BROWSER is None:
     skip_all("no Chromium or Chrome is installed")
 
-PATIENCE = 15 * 60  # seconds; only a test that fails waits for so long, whatever else the machine does
+PATIENCE = 5 * 60  # seconds; only a test that fails waits for so long, whatever else the machine does
 playwright.expect.set_options(timeout=1000 * PATIENCE)
 
 
@@ -76,7 +76,7 @@ class Page:
         while time.monotonic() < end:
             idle.wait_for()
             found = self.page.evaluate(prompts)
-            # a widget whose messages came before the page was ready shows nothing: then the cells run again
+            # a widget whose messages came before the page was ready never shows: then the cells run again
             if all(re.search(r"\d", prompt) for prompt in found) and self.shown():
                 return
             # a kernel that is only coming up drops cells silently
@@ -87,11 +87,10 @@ class Page:
         raise AssertionError(f"the cells did not all run: {found}")
 
     def shown(self, seconds=30):
-        """Return whether the last cell shows something; a widget may take a while."""
+        """Return whether the last cell shows its widget, which may take a while."""
+        shows = "e => e.innerText.trim() && !/Loading widget|Error displaying widget/.test(e.innerText)"
         try:
-            self.page.wait_for_function(
-                "e => e.innerText.trim()", arg=self.output().element_handle(), timeout=1000 * seconds
-            )
+            self.page.wait_for_function(shows, arg=self.output().element_handle(), timeout=1000 * seconds)
             return True
         except playwright.TimeoutError:
             return False

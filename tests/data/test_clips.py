@@ -14,6 +14,8 @@ def test_clips_of_two_stores_are_numbered_one_after_the_other(mel_store):
     assert len(clips) == 3
     assert clips.ids.tolist() == mel_store.ids[3:6].tolist()
     assert np.array_equal(clips.frames(2), mel_store.frames(5))
+    assert clips.column("label").tolist() == mel_store.clips["label"][3:6].tolist()
+    assert clips.column("no such column").tolist() == ["", "", ""]
 
 
 def test_taken_clips_are_numbered_from_zero(mel_store):

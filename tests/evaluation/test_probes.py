@@ -56,6 +56,16 @@ def test_neighbours_are_near_and_of_another_group():
     assert one_group.shape == (6, 1), "one clip is all that the large group leaves"
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_effective_rank_counts_directions(n):
+    x = np.concatenate([np.eye(n, 8), -np.eye(n, 8)]) + 3
+    assert np.isclose(evaluation.effective_rank(x), n)
+
+
+def test_the_effective_rank_of_a_collapsed_embedding_is_1():
+    assert evaluation.effective_rank(np.ones((5, 8))) == 1
+
+
 @pytest.mark.parametrize("budget", [None, 3])
 def test_features_are_evaluated_in_every_fold(clips, mel_store, budget):
     x = evaluation.mel_stats(clips)

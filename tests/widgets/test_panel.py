@@ -72,6 +72,7 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path, monkeypatch):
     row = overview.run_table(out.parent, "pretrain").iloc[0]
     assert (row["state"], row["steps"]) == ("finished", str(steps))
     assert "batch size 16" in row["settings"]
+    assert "validation accuracy (%)" in row, "by default"
     similarity, step = overview.similarities(run, pretraining_clips([mel_store]), 8)
     assert similarity.shape == (8, 8)
     assert step == steps
@@ -195,6 +196,32 @@ def stopped(short_run, tmp_path, mel_store):
     given = ["pretrain", str(mel_store.path), "--steps", "2", "--batch-size", "8"]
     run.with_name("run-1.job.json").write_text(json.dumps({"process": 1, "given": given}))
     return run
+
+
+def test_runs_of_any_batch_size_are_judged_on_the_same_pairs(stopped, pretrained, mel_store):
+    shutil.copytree(pretrained, stopped.parent / "run-2")
+    shown = panel.training_panel([mel_store.path], stopped.parent)
+    sizes = [run.config.batch_size for run in overview.runs_of(stopped.parent, "pretrain")]
+    assert len(set(sizes)) == 2
+    shown.validation = pretraining_clips([mel_store])  # more groups than one
+    shown.judgements.clear()
+    shown.refresh()
+    n = len(shown.validation)
+    table = overview.run_table(stopped.parent, "pretrain", shown.judged).set_index("run")
+    assert list(table)[2:] == [
+        f"pairs found among {n} (%)",
+        "nearest clip has the same label (%)",
+        "effective rank of h",
+        "settings",
+    ]
+    found, same, rank = table.loc["run-2"].iloc[2:5].astype(float)
+    assert 100 / n < found <= 100
+    assert 0 <= same <= 100
+    assert 1 < rank < n
+    assert f"{rank:.1f}" in shown.runs.value
+    (stopped.parent / "run-2" / "last.ckpt").unlink()
+    table = overview.run_table(stopped.parent, "pretrain", shown.judged).set_index("run")
+    assert table.iloc[:, 2:5].loc["run-2"].tolist() == ["", "", ""]
 
 
 def test_a_wrong_press_after_a_stop_leaves_the_run_to_be_resumed(stopped, mel_store):
