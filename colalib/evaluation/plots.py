@@ -17,6 +17,7 @@ from colalib.data.audio import MelConfig
 from colalib.evaluation import intervals
 
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#555555"]
+SHAPES = "o^sX"  # of points whose colours repeat
 MODELS = {
     "chance": "#999999",
     "mel-stats": "#56B4E9",
@@ -227,7 +228,7 @@ def curves(
     colour = colours(metrics)
     for name, frame in metrics.items():
         line = frame[[x, column]].dropna()
-        drawn = {"ls": "--", "marker": "."} if dashed else {"label": plain(name)}
+        drawn = {"ls": "--", "marker": ".", "ms": 4} if dashed else {"label": plain(name)}
         ax.plot(line[x], line[column], color=colour[name], lw=1.5, **drawn)
         if clips:
             half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
@@ -265,7 +266,12 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
         ax.plot([100 * v for v in r["per_seed"]], [y] * len(r["per_seed"]), "|", color="white", ms=7, mew=1.2)
         ax.plot(100 * r["mean"], y, "o", color=colour[r["model"]], ms=8)
         ax.annotate(
-            f"{100 * r['mean']:.1f}", (high, y), xytext=(6, 0), textcoords="offset points", va="center"
+            f"{100 * r['mean']:.1f}",
+            (high, y),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            bbox={"fc": "white", "ec": "none", "pad": 1},  # the line of chance may pass here
         )
     ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
     ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
@@ -343,15 +349,21 @@ def embedding_map(
 ) -> Axes:
     """Draw points of a map [n, 2], coloured by one label per point; points without a label are grey.
 
-    `legend`: "right", "below" or None.
+    Where there are more labels than colours, the next ones have another shape. `legend`: "right", "below"
+    or None.
     """
     ax = ax or plt.gca()
     labels = np.asarray(labels)
-    colour = {"": "#CCCCCC"} | colours(set(labels) - {""})
+    known = sorted(set(labels) - {""})
+    colour = {"": "#CCCCCC"} | colours(known)
+    shape = {"": SHAPES[0]} | {name: SHAPES[i // len(PALETTE) % len(SHAPES)] for i, name in enumerate(known)}
     order = np.random.default_rng(0).permutation(len(points))  # mixed, so that no class lies on top
-    ax.scatter(*points[order].T, s=9, c=[colour[name] for name in labels[order]], alpha=0.75, lw=0)
+    for marker in dict.fromkeys(shape.values()):
+        rows = [i for i in order if shape[labels[i]] == marker]
+        of_rows = [colour[name] for name in labels[rows]]
+        ax.scatter(*points[rows].T, s=9, c=of_rows, marker=marker, alpha=0.75, lw=0)
     for name in sorted(set(labels)):
-        ax.scatter([], [], s=9, color=colour[name], label=plain(name) or "none")
+        ax.scatter([], [], s=9, color=colour[name], marker=shape[name], label=plain(name) or "none")
     ax.set(xticks=[], yticks=[], title=plain(title))
     ax.set_aspect("equal", adjustable="datalim")
     sns.despine(ax=ax, left=True, bottom=True)

@@ -116,3 +116,9 @@ def test_of_a_large_store_only_the_crops_are_read(tmp_path, monkeypatch):
     anchors, positives = pair_batch(pretraining_clips([large]), 0, 1024, 0)
     assert anchors.shape == positives.shape == (1024, 98, 64)
     assert sizes == [98] * 2048
+
+
+def test_searching_is_timed_beside_the_product_in_memory():
+    times = bench.searching(clips=50, size=8, seconds=0.01)
+    assert list(times) == ["first", "later", "product"]
+    assert min(times.values()) > 0

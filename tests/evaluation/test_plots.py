@@ -105,3 +105,12 @@ def test_a_player_leaves_the_loudness_as_it_is():
     wave = 0.25 * np.sin(np.arange(16_000)).astype(np.float32)
     samples = np.frombuffer(plots.player(wave).data[44:], np.int16)  # behind the header of the WAV file
     assert np.abs(samples).max() == pytest.approx(0.25 * 32_768, rel=1e-3)
+
+
+def test_labels_beyond_the_palette_have_another_shape():
+    labels = [f"class {i:02}" for i in range(2 * len(plots.PALETTE))]
+    ax = plots.embedding_map(np.random.default_rng(0).random((len(labels), 2)), labels)
+    drawn = {p.get_label(): p for p in ax.collections if p.get_label() in labels}
+    looks = {(p.get_facecolor().tobytes(), p.get_paths()[0].vertices.tobytes()) for p in drawn.values()}
+    assert len(looks) == len(labels)
+    assert sum(len(p.get_offsets()) for p in ax.collections) == len(labels), "each point once"
