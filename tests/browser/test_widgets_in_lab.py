@@ -74,6 +74,24 @@ store = course.store()
 rows = np.flatnonzero(store.clips["split"] == "test")
 widgets.watch_it_learn(course.corpus(), store, course.encoder(), rows)
 """
+BY_EAR = """
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from colalib import course, widgets
+from colalib.data import corpora
+from colalib.data.store import build
+
+folder = Path("by-ear")  # without labels
+folder.mkdir(exist_ok=True)
+for path in course.corpus().clips["path"][:40]:
+    shutil.copy(course.corpus().root / path, folder)
+field = corpora.load(folder)
+store = build(field, Path("by-ear.store"), progress=False)
+x = np.random.default_rng(0).normal(size=(len(store), 16)).astype("float32")
+widgets.labeller(field, store, widgets.Space(x, SimpleNamespace(embedding_=x[:, :2])))
+"""
 
 
 def widget_notebook(source, to):
@@ -94,7 +112,7 @@ def lab(executed):
     root = runs.parents[1]
     for notebook in running.notebooks():
         widget_notebook(notebook, root / notebook.name)
-    own = {"many": MANY, "labs": LABS, "learning": LEARNING} | {
+    own = {"many": MANY, "labs": LABS, "learning": LEARNING, "by-ear": BY_EAR} | {
         f"matrix-{n}": MATRIX.replace("CLASSES", str(n)) for n in (50, 200)
     }
     for name, code in own.items():
@@ -416,6 +434,32 @@ def test_watch_it_learn(opened):
     page.silent(audio)
     page.page.mouse.click(*a_point(page, canvas)[1])
     page.playing(audio)
+
+
+def test_labels_by_ear(opened):
+    page = opened("by-ear.ipynb")
+    out = page.output()
+    table = page.root / "by-ear" / "index.csv"
+    out.get_by_role("button", name="What to label next").click()
+    out.get_by_text("10 clips to label next.").wait_for()
+    out.get_by_role("list").get_by_role("button").first.click()
+    page.playing(out.get_by_label("the selected clip"))
+    out.get_by_text("This clip:").wait_for()
+    name = out.get_by_label("label", exact=True)
+    name.fill(SCRIPT)
+    out.get_by_role("button", name="Label this clip").click()
+    out.get_by_text(f"1 clip labelled {SCRIPT}.").wait_for()
+    assert SCRIPT in table.read_text()
+    name.fill("piano")
+    out.get_by_role("button", name="Label all in the list (9)").click()
+    out.get_by_text("9 clips labelled piano.").wait_for()
+    assert table.read_text().count("piano") == 9
+    out.get_by_role("button", name="Undo").click()
+    out.get_by_text("9 clips set back.").wait_for()
+    assert table.read_text().count("piano") == 0
+    assert table.read_text().count(SCRIPT) == 1
+    page.fits()
+    page.tabbed()
 
 
 def test_a_guess_and_the_laboratories(opened):
