@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
     clips["path"] = [posixpath.normpath(path) if path else path for path in clips["path"]]
     # paths stay inside the corpus folder
     for path in clips["path"]:
-        if not path or path.startswith("/") or re.match("[A-Za-z]:/", path) or ".." in path.split("/"):
+        drive = os.path.splitdrive(path)[0] or re.match("[A-Za-z]:/", path)  # C:a.wav, where there are drives
+        if not path or path.startswith("/") or drive or ".." in path.split("/"):
             raise UserError(f"{where}: path {path!r} leaves the corpus folder: paths are relative to it")
 
     # columns that may be missing

@@ -211,7 +211,10 @@ def corpus_of(source: str | Path | list[str | Path]) -> Corpus:
     files = [Path(os.path.abspath(file)) for file in ([source] if one else source)]
     if not files:
         raise UserError("no files to embed")
-    root = Path(os.path.commonpath([file.parent for file in files]))
+    try:
+        root = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # Windows
+        raise UserError("the files lie on several drives: embed those of each drive by themselves") from None
     return Corpus(
         "files", root, pd.DataFrame({"path": [file.relative_to(root).as_posix() for file in files]})
     )

@@ -426,6 +426,7 @@ BAD = {
     "outside.tar.gz": (lambda: tar_of({"top/../../evil.wav": b"x"}), "outside its folder"),
     "absolute.tar.gz": (lambda: tar_of({"/tmp/evil.wav": b"x"}), "outside its folder"),
     "drive.zip": (lambda: zip_of({"C:\\evil.wav": b"x"}), "outside its folder"),
+    "stream.zip": (lambda: zip_of({"top/a.wav:evil": b"x"}), "outside its folder"),
     "link.tar.gz": (lambda: tar_with_link(tarfile.SYMTYPE), "link or device"),
     "hard.tar.gz": (lambda: tar_with_link(tarfile.LNKTYPE), "link or device"),
     "device.tar.gz": (lambda: tar_with_link(tarfile.CHRTYPE), "link or device"),

@@ -1,5 +1,6 @@
 """Any folder as a corpus: its three forms, and what is refused."""
 
+import ntpath
 import os
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_an_index_that_breaks_a_rule_is_refused_in_one_line(tmp_path, index, mes
         corpora.load(tmp_path)
     assert "\n" not in str(error.value)
     assert tmp_path.name in str(error.value)  # where it is wrong
+
+
+def test_a_path_on_a_drive_of_its_own_is_refused_where_there_are_drives(tmp_path, monkeypatch):
+    (tmp_path / "index.csv").write_text("path\na.wav\nC:b.wav\n")
+    assert len(corpora.load(tmp_path).clips) == 2
+    monkeypatch.setattr(os.path, "splitdrive", ntpath.splitdrive)
+    with pytest.raises(UserError, match=r"'C:b\.wav' leaves the corpus folder"):
+        corpora.load(tmp_path)
 
 
 def test_labels_that_look_like_numbers_or_nothing_stay_text(tmp_path):

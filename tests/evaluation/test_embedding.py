@@ -1,5 +1,6 @@
 """Embeddings are the same from every kind of source, and what cannot be used is told in a line."""
 
+import os
 import shutil
 
 import numpy as np
@@ -167,3 +168,12 @@ def test_without_pyarrow_a_line_says_so(tmp_path, monkeypatch):
 
 def test_text_is_kept_alike_with_and_without_pyarrow():
     assert pd.Series(["a"], dtype="string").dtype.storage == "python"
+
+
+def test_files_on_several_drives_are_refused(monkeypatch, tmp_path):
+    def of_windows(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", of_windows)
+    with pytest.raises(UserError, match="several drives"):
+        colalib.embed([tmp_path / "a.wav", tmp_path / "b.wav"])

@@ -86,7 +86,7 @@ def _parts_below(name: str, inside: str, packed: Path) -> tuple[str, ...]:
     Raises `UserError` for a path that leaves the archive's folder.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:  # ":" for drives
+    if path.is_absolute() or ".." in path.parts or ":" in name:  # C:a.wav, a.wav:stream
         raise UserError(f"{packed}: not safe: {name!r} would lie outside its folder")
     top = PurePosixPath(inside).parts
     return path.parts[len(top) :] if path.parts[: len(top)] == top else ()
