@@ -58,8 +58,8 @@ def test_points_move_less_than_between_maps_of_their_own():
     assert movement(maps) < 0.7 * movement(alone)
     # a map that starts from another keeps as many neighbours of its own space
     x = StandardScaler().fit_transform(features[0])
-    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, alone[0]) - 0.05
-    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, maps[-1]) + 0.1
+    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, alone[0]) - 0.08
+    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, maps[-1]) + 0.04
     # a point is still its clip: the islands of the last map are those of the features
     distance = np.linalg.norm(maps[-1][:, None] - maps[-1], axis=2) + 1e9 * np.eye(60)
     assert np.mean(distance.argmin(axis=1) // 15 == np.arange(60) // 15) > 0.9
