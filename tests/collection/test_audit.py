@@ -104,6 +104,26 @@ def test_equal_clips_are_duplicates(tmp_path):
     assert np.isfinite(audited.findings["score"]).all()
 
 
+def burst(seed: int) -> np.ndarray:
+    """Return 0.1 s of silence and 0.4 s of noise that dies away: a clip that is one event."""
+    seconds = np.arange(int(0.4 * RATE)) / RATE
+    noise = np.random.default_rng(seed).standard_normal(len(seconds)) * np.exp(-seconds / 0.1)
+    return np.concatenate([np.zeros(RATE // 10), 0.2 * noise])
+
+
+def test_short_clips_of_like_events_are_not_one_recording(tmp_path):
+    bursts = {f"b{i}": burst(i) for i in range(12)}
+    alike, _, _ = align(*(changes(log_mel(bursts[name].astype(np.float32))) for name in ("b0", "b1")))
+    assert alike > 0.6, "they begin and die away alike"
+    write(tmp_path / "bursts", **bursts)
+    soundfile.write(tmp_path / "bursts" / "copy.mp3", 0.5 * bursts["b3"], RATE)
+    found = audit(tmp_path / "bursts", encoder="mel-stats", jobs=1).findings
+    pairs = found[found["kind"].isin(["leakage", "duplicate"])]
+    assert {frozenset(pair) for pair in pairs[["path", "other_path"]].values} == {
+        frozenset(["b3.wav", "copy.mp3"])
+    }
+
+
 def test_without_the_recordings_levels_are_not_measured(planted_store, monkeypatch):
     monkeypatch.setattr(type(planted_store), "known_audio", None)
     audited = audit(planted_store, encoder="mel-stats", jobs=1)
