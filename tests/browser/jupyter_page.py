@@ -45,9 +45,7 @@ class Page:
         self.context = browser.new_context(viewport={"width": 1300, "height": 1000})
         self.context.set_default_timeout(1000 * PATIENCE)
         self.page = self.context.new_page()
-        self.page.on(
-            "dialog", lambda dialog: (self.wrong.append(f"a script ran: {dialog.message}"), dialog.dismiss())
-        )
+        self.page.on("dialog", self.asked)
         self.page.on("pageerror", lambda e: self.wrong.append(f"page error: {e}"))
         self.page.on("request", lambda r: self.watch(r.url))
         self.page.on("requestfailed", lambda r: self.failed(r))
@@ -55,6 +53,11 @@ class Page:
         self.page.goto(f"{self.address}/{place}/{name}?token=course&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.run_all()
+
+    def asked(self, dialog):
+        if dialog.type != "beforeunload":  # that is the lab's, about what is not saved
+            self.wrong.append(f"a script ran: {dialog.message}")
+        dialog.accept()
 
     def watch(self, url):
         if url.startswith("http") and not url.startswith(self.address):
@@ -76,11 +79,14 @@ class Page:
         while time.monotonic() < end:
             idle.wait_for()
             found = self.page.evaluate(prompts)
-            # a widget whose messages came before the page was ready never shows: then the cells run again
-            if all(re.search(r"\d", prompt) for prompt in found) and self.shown():
-                return
-            # a kernel that is only coming up drops cells silently
-            if not any("*" in prompt for prompt in found):
+            if all(re.search(r"\d", prompt) for prompt in found):
+                if self.shown():
+                    return
+                # the page asked a kernel that was only coming up for its widgets, and waits for ever
+                self.page.reload()
+                self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+            # such a kernel drops cells, too, silently
+            elif not any("*" in prompt for prompt in found):
                 self.page.get_by_role("menuitem", name="Run", exact=True).click()
                 self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
             time.sleep(1)
