@@ -51,15 +51,15 @@ def test_points_move_less_than_between_maps_of_their_own():
     rng = np.random.default_rng(0)
     islands = np.repeat(3 * rng.normal(size=(4, 8)), 15, axis=0)  # [60, 8]
     noise = rng.normal(size=(60, 8))
-    features = [share * islands + noise for share in (0.3, 0.6, 1.0)]
+    features = [share * islands + noise for share in (0.0, 0.6, 1.2)]
     maps = learning.aligned_maps(features)
     assert [points.shape for points in maps] == [(60, 2)] * 3
     alone = [learning.aligned_maps([x])[0] for x in features]
     assert movement(maps) < 0.7 * movement(alone)
     # a map that starts from another keeps as many neighbours of its own space
     x = StandardScaler().fit_transform(features[0])
-    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, alone[0]) - 0.08
-    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, maps[-1]) + 0.04
+    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, alone[0]) - 0.05
+    assert kept_neighbours(x, maps[0]) > kept_neighbours(x, maps[-1]) + 0.1
     # a point is still its clip: the islands of the last map are those of the features
     distance = np.linalg.norm(maps[-1][:, None] - maps[-1], axis=2) + 1e9 * np.eye(60)
     assert np.mean(distance.argmin(axis=1) // 15 == np.arange(60) // 15) > 0.9
