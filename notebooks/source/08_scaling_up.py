@@ -357,7 +357,7 @@ widgets.calculator(measured)
 # | batch size: more distractors, and better use of a GPU | the split: no artist on both sides, test clips in no pre-training |
 # | learning rate: with the batch, tried first on short runs | the mel settings, and what the encoder divides by |
 # | warm-up, passes, architecture | how the test side is used: once |
-# | where distractors come from: gathered from all | the seeds and their number, named beforehand |
+# | where distractors come from: gathered from all | the seeds and their number, chosen before the first run |
 #
 # ## 7 The comparison, done properly
 # The result that this course starts from is 54.3% against 51.1% (notebook 6, section 3): one run each, and 1,600 clips
