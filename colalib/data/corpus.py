@@ -50,8 +50,8 @@ class Corpus:
 
     `clips`: one row per clip, all columns text: clip_id, path (relative to `root`), label (""
     where missing), group, split, and further label columns. `excluded`: path and reason of clips
-    that cannot be used, as is known before they are read. `note`: one line about files in the folder that are not
-    clips of the corpus, "" if there are none.
+    that cannot be used, as far as this shows before they are read. `note`: one line about files in the
+    folder that are not clips of the corpus, "" if there are none.
     """
 
     name: str
