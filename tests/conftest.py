@@ -21,8 +21,13 @@ TESTS = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark tests by their folder: those in a browser, and those that run notebooks as slow."""
+    """Mark tests by their folder: those in a browser, and those that run notebooks as slow.
+
+    `make test` runs two tests at a time: never two of one file, or two that use the executed course.
+    """
     for item in items:
+        group = "course" if "executed" in item.fixturenames else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
         if item.path.is_relative_to(TESTS / "browser"):
             item.add_marker(pytest.mark.browser)
         if item.path.is_relative_to(TESTS / "notebooks"):
