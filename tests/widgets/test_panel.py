@@ -262,7 +262,10 @@ def test_a_run_that_no_panel_began_cannot_be_resumed(stopped, mel_store):
     assert panel.training_panel([mel_store.path], stopped.parent).resume.disabled
 
 
-@pytest.mark.parametrize("process", ["text", None, True, -1, 0, 1.5, 10**30, [1], {}, os.getpid()])
+OWN = pytest.param(os.getpid(), id="own")
+
+
+@pytest.mark.parametrize("process", ["text", None, True, -1, 0, 1.5, 10**30, [1], {}, OWN])
 def test_a_process_number_that_is_none_of_ours_is_no_training(tmp_path, process):
     (tmp_path / "run-1.job.json").write_text(json.dumps({"process": process, "given": ["pretrain"]}))
     assert Job(tmp_path / "run-1").process() is None
