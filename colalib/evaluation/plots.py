@@ -341,6 +341,7 @@ def confusion(predictions: pd.DataFrame, ax: Axes | None = None, title: str = ""
     sns.heatmap(share, ax=ax, annot=readable, cbar=bar, cbar_kws=colour_bar, **style)
     ax.set(xlabel="predicted", ylabel="true", title=plain(title))
     ax.tick_params(axis="x", rotation=45)
+    ax.tick_params(axis="y", rotation=0)
     return ax
 
 

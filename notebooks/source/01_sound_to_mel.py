@@ -40,11 +40,11 @@
 # |---|---|---|---|---|
 # | 1 Sound to mel | What does the network get to hear? | 1 min | ¾ h | 1½ h |
 # | [2 Segment pairs](02_segment_pairs.ipynb) | What can be learned from without a label? | 1 min | ¾ h | 2 h |
-# | [3 Contrastive pre-training](03_contrastive_pretraining.ipynb) | How does an encoder learn from pairs? | 5 min | 1 h | 3 h |
-# | [4 Fine-tuning](04_fine_tuning.ipynb) | What is the encoder worth when there are labels? | 4 min | ¾ h | 1¾ h |
-# | [5 Evaluation](05_evaluation.ipynb) | What is the encoder worth, by which reading of it? | 5 min | ¾ h | 1¼ h |
+# | [3 Contrastive pre-training](03_contrastive_pretraining.ipynb) | How does an encoder learn from pairs? | 5 min | 1 h | 2½ h |
+# | [4 Fine-tuning](04_fine_tuning.ipynb) | What is the encoder worth when there are labels? | 4 min | ¾ h | 1½ h |
+# | [5 Evaluation](05_evaluation.ipynb) | What is the encoder worth, by which reading of it? | 5 min | ¾ h | 1 h |
 # | [6 What a result can show](06_what_a_result_shows.ipynb) | Which differences are real? | 2 min | ¾ h | 2 h |
-# | [7 Embedding map](07_embedding_map.ipynb) | What lies next to what? | 2 min | ¾ h | 1¾ h |
+# | [7 Embedding map](07_embedding_map.ipynb) | What lies next to what? | 2 min | ¾ h | 2¼ h |
 # | [8 Scaling up](08_scaling_up.ipynb) | What does a larger project cost? | 2 min | ¾ h | 1½ h |
 #
 # So the whole course is about 6 hours of reading, or 14 hours with everything.
@@ -204,9 +204,8 @@ _ = axes[1].legend()
 # transform, 1,024 samples here. That is longer than the window of 400: the window will make the rest zero, and
 # *FFT length* below says what the rest is for.
 #
-# Frame t is centred on sample t · hop. So the first frames reach out of the sound on the left, and the last ones on the
-# right: there is silence, zeros. The last frame is the last one whose centre still lies in the sound or just behind its
-# last sample.
+# Frame t has sample t · hop as its centre. The first and the last frames stick out of the sound: fill with zeros. Take
+# every t for which t · hop is at most the number of samples.
 
 
 # %%
@@ -483,9 +482,8 @@ print(f"in decibels: {difference / shift_of_gain(1):.3f}; a person notices about
 # its published code: 64 bands from 60 to 7,800 Hz, 25 ms windows every 10 ms, an FFT of 1,024 samples, a floor of 1e-5.
 # Change one at a time, and see what it does.
 #
-# **Window.** A long window separates close tones; a short one separates close moments. You can't have both. Under a
-# Hann window of $N$ samples two tones show as two peaks if they are about $2.5 f_s / N$ apart, here 100 Hz. At $2 f_s /
-# N$, 80 Hz, there is no dip between them yet. Exercise 1.2 is about this.
+# **Window.** A long window separates close tones; a short one separates close moments. You can't have both. How
+# far apart must two tones be to show as two peaks? Exercise 1.2 is about this.
 
 # %%
 widgets.guess(
@@ -741,7 +739,7 @@ _ = course.exercise(count_frames, check_1)
 #
 # ### 1.2 A window for two tones · medium · 10 minutes
 # Two flutes play 440 Hz and 440 + `gap` Hz. How long must a Hann window be, in samples, to show two peaks? Give a
-# length that is surely enough, but not more than one and a half times what is needed.
+# length that surely shows a valley between them, but at most 3 · sample_rate / gap.
 
 
 # %%

@@ -236,8 +236,9 @@ def check_pairs(answer):
             kind = f"{name}: {getattr(side, 'dtype', type(side).__name__)}, not a torch tensor of float32"
             assert isinstance(side, torch.Tensor) and side.dtype == torch.float32, kind
             assert side.shape == (size, 98, 64), f"{name}: shape {tuple(side.shape)}, not ({size}, 98, 64)"
+        first = "the first anchor is another crop: is it cut from the first chosen clip, with its generator?"
         assert not torch.equal(*mine), "anchors and positives are the same crops: draw a start for each"
-        assert torch.equal(mine[0][0], right[0][0]), "the first anchor is not a crop of the first chosen clip"
+        assert torch.equal(mine[0][0], right[0][0]), first
         order = "the first anchor is right, another is not: draw the starts of all anchors first"
         assert torch.equal(mine[0], right[0]), order
         positives = "the anchors are right, the positives are not: the same clips, the same generator"
@@ -355,9 +356,9 @@ print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expe
 # `random_band_mask` does the same across: it blanks one run of up to 24 neighbouring bands, so that no single
 # range of pitch can carry the answer alone.
 #
-# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. A factor on a logarithm is a
-# power of the magnitude: quiet and loud move apart, or together. The level moves too, but the encoder subtracts
-# each segment's mean, so what it notices is contrast. To make it plain, here with 1.3.
+# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. On a logarithm, a factor is
+# a power of the magnitude. A factor above 1 makes quiet and loud differ more, below 1 less. The level changes too, but the
+# encoder does not see it. Here the factor is 1.3, so that you notice it.
 #
 # In `PretrainConfig` these are `filter_db`, `mask_bands`, `mask` and `multiply`. The course's training has the first two
 # on and the other two off. Section 4 shows what the filter spoils.
@@ -442,9 +443,9 @@ def check_rank(answer):
     assert ranks.shape == (3,), f"shape {tuple(ranks.shape)}: one rank for each of the 3 anchors"
     assert not torch.is_floating_point(ranks), "a rank is a whole number"
     assert ranks.min() > 0, "the best rank is 1, not 0"
-    assert ranks[1] == 1, "in row 1 no distractor is more similar than the positive: rank 1"
-    columns = "[1, 2, 1] are the ranks within the columns: an anchor is a row"
+    columns = "[2, 2, 2] are the ranks within the columns: an anchor is a row"
     assert ranks.tolist() != cola.ranks(one.T).tolist(), columns
+    assert ranks[1] == 1, "in row 1 no distractor is more similar than the positive: rank 1"
     assert ranks.tolist() == [2, 1, 3], f"{ranks.tolist()}, but the ranks in the rows are [2, 1, 3]"
     ties = answer(torch.ones(4, 4))
     assert (ties == 1).all(), "if all are equally similar, no distractor is more similar: rank 1"
@@ -472,7 +473,7 @@ rank_of_positive = course.exercise(rank_of_positive, check_rank, instead=cola.ra
 # %%
 rank = rank_of_positive(similarity)
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-plots.similarity_matrix(similarity, ax=axes[0], title="nearness of mean spectra")
+plots.similarity_matrix(similarity, ax=axes[0], title="nearness of mean spectra (the lowest 30%: one colour)")
 axes[0].images[0].set_clim(similarity.quantile(0.3).item(), similarity.max().item())  # some lie far below
 axes[1].hist(rank, bins=np.arange(0.5, size + 1.5), color=plots.PALETTE[0], lw=0)
 axes[1].axvline((size + 1) / 2, color=plots.MODELS["chance"], ls="--", label="mean rank of a guess")
@@ -547,8 +548,9 @@ _ = ax.legend(ncol=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
 # - Loudness is a **shortcut**. The gap between the two upper curves is what it contributes. How loud a clip is tells
 #   something about the recording, and nothing about the music. This is why colalib's encoder never sees a segment's mean.
 # - The mean spectrum is the next shortcut, and a far better one: the colour of instrument and room. A filter for each
-#   side spoils it without touching a single note. It has a price. What the encoder needn't notice to find the pair, it
-#   may forget, and sometimes colour *is* the question. Notebook 5 asks for the instruments.
+#   side spoils it without touching a single note. It has a price: the encoder may forget
+#   what it does not need for finding the pair. That is bad if a later question is about colour. Notebook 5 asks for the
+#   instruments.
 #
 # The green curve is still far above chance: the mean spectrum survives the filters in part. And a filter does not touch
 # everything.

@@ -14,7 +14,7 @@
 # You train one classifier twice, from random weights and from the encoder of notebook 3. You watch both learn, and
 # hear the clips on which they disagree.
 #
-# **Run time** about 3.5 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
+# **Run time** about 4 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 # **Your time** about an hour, and one more with all exercises.
 #
 # You will be able to
@@ -164,9 +164,11 @@ def clip_means(logits: Tensor, owner: Tensor) -> Tensor:
 
 # %%
 def in_a_loop(logits: Tensor, owner: Tensor) -> Tensor:
+    """What is used until yours passes."""
     return torch.stack([logits[owner == i].mean(dim=0) for i in range(int(owner.max()) + 1)])
 
 
+# %%
 def check_clip_means(answer):
     logits = torch.tensor([[4.0, 0.0], [0.0, 2.0], [6.0, 0.0], [2.0, 0.0]])
     means = answer(logits, torch.tensor([0, 1, 0, 0]))
@@ -279,8 +281,8 @@ _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
 # %% [markdown]
 # How to read it. The dashed lines are what guessing gives: a loss of ln 8 and an accuracy of one in eight. On the
 # left, the distance between the curves in the first steps is what pre-training brought along. On the right, the band
-# is what the few validation clips alone leave open, if they were independent. Takes of one tune are not, so the truth is
-# wider. Where the bands overlap widely, do not read an order into the lines. If the training loss goes on falling while
+# shows how uncertain the accuracy is with so few validation clips. It treats clips as independent. Takes of one tune are
+# not, so the true band is wider. Where the bands overlap widely, do not read an order into the lines. If the training loss goes on falling while
 # validation stands still, the classifier has begun to learn its training clips by heart. Half a minute is hardly long
 # enough to see that; the panel below gives it more.
 #
@@ -484,8 +486,8 @@ display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval",
 # difference": the validation side may be too small to show one. And a second seed draws other labelled clips, other random
 # weights and another order; with few labels this alone can move a point by as much as the gap between the curves.
 # Notebook 5 repeats the training over seeds, and asks the test clips. Where the frozen probe beats the fine-tuned
-# network, minutes were short or labels few: every weight moved is one more to get right. The probe also reads more
-# than h, so it is no pure comparison of frozen with fine-tuned.
+# network, minutes were short or labels few: fine-tuning moves all weights, so it needs more time and labels than one linear
+# layer. The probe also reads more than h, so it is no pure comparison of frozen with fine-tuned.
 #
 # One more habit: a budget of *labels* says nothing of a budget of *clips* or of *minutes*. The pre-trained encoder has
 # heard all training clips, the one from scratch only the labelled ones. That is the point of the method, because
@@ -518,7 +520,7 @@ widgets.training_panel([store.path], folder, FinetuneConfig, starts=starts)
 # ## Exercises
 # ### 4.1 Votes instead of means · easy · 5 minutes
 # Let every segment vote for one class, instead of averaging logits. On a tie, the mean logit decides among the tied
-# classes.
+# classes. Return a plain `int`.
 
 
 # %%
@@ -535,6 +537,8 @@ def check_votes(answer):
     assert answer(tied) == 1, (
         "one vote each for classes 0 and 1: the higher mean logit decides, which is class 1's"
     )
+    third = torch.tensor([[2.0, 0, 1.9], [0, 2.1, 1.9]])
+    assert answer(third) == 1, "only the tied classes take part in the tie: class 2 has no vote"
     assert isinstance(answer(clear), int), "it should return a plain int"
 
 

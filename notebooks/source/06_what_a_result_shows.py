@@ -76,6 +76,15 @@ def cluster_bootstrap(right: np.ndarray, groups: np.ndarray, draws: int = 2000, 
 
 
 # %%
+def group_draws(right, groups, draws=2000, seed=0):
+    """What is used until yours passes."""
+    _, of_clip = np.unique(groups, return_inverse=True)
+    hits, clips = np.bincount(of_clip, right), np.bincount(of_clip)  # per group
+    drawn = np.random.default_rng(seed).integers(len(clips), size=(draws, len(clips)))
+    return hits[drawn].sum(axis=1) / clips[drawn].sum(axis=1)
+
+
+# %%
 def check_cluster_bootstrap(answer):
     right, alone = np.repeat([1.0, 0.0], 50), np.arange(100)
     accuracies = np.asarray(answer(right, alone, 500, 0))
@@ -93,14 +102,6 @@ def check_cluster_bootstrap(answer):
     wrong = np.asarray(answer(1 - right, alone, 500, 0))
     assert np.allclose(accuracies + wrong, 1), "the same seed should draw the same groups for any `right`"
     assert not np.allclose(accuracies, answer(right, alone, 500, 1)), "another seed should draw other groups"
-
-
-def group_draws(right, groups, draws=2000, seed=0):
-    """What is used until yours passes."""
-    _, of_clip = np.unique(groups, return_inverse=True)
-    hits, clips = np.bincount(of_clip, right), np.bincount(of_clip)  # per group
-    drawn = np.random.default_rng(seed).integers(len(clips), size=(draws, len(clips)))
-    return hits[drawn].sum(axis=1) / clips[drawn].sum(axis=1)
 
 
 cluster_bootstrap = course.exercise(cluster_bootstrap, check_cluster_bootstrap, instead=group_draws)
@@ -147,8 +148,8 @@ assert np.allclose(ours, theirs, atol=0.01 + 1 / len(set(groups)))
 print(f"here {ours.round(3)}, colalib {np.round(theirs, 3)}")
 
 # %% [markdown]
-# Few seeds say little about seeds: of S trainings a bootstrap finds only (S − 1) / S of their variance, so two thirds
-# with three. The share of the seeds in these intervals is rather too small.
+# With S seeds a bootstrap sees only (S − 1) / S of the variance between seeds: two thirds for three. So these intervals
+# are a little too narrow.
 #
 # What if we had been careless? Clips counted as independent give the textbook binomial interval.
 
@@ -258,8 +259,8 @@ for name, (low, high) in {"paired": paired, "unpaired": np.quantile(unpaired, [0
     print(f"  {name}: {100 * low:+.1f} … {100 * high:+.1f}")
 
 # %% [markdown]
-# The figure draws tunes and seeds, in pairs. Each line is one question. (The table orders each pair in its own way; the
-# sign turns with it.)
+# The figure draws tunes and seeds, in pairs. Each line is one question. (The table may list a pair the other way round;
+# then the sign is the opposite.)
 
 # %%
 asked = [
@@ -321,7 +322,7 @@ plt.show()
 # %% [markdown]
 # Rows sum to 100%. Read whole rows, not single cells: a class has few test tunes, so a cell can move by many points.
 # Do the confusions make musical sense? Jigs and slip-jigs both move in groups of three quick notes: two of them in a bar of a
-# jig, three in a slip-jig. Hornpipes and reels both have four beats. Are these pairs confused more than others?
+# jig, three in a slip-jig. Hornpipes and reels are both in twos. Are these pairs confused more than others?
 #
 # ## 3 What one published pair of numbers can show
 # The result that this course starts from is a COLA in PyTorch, [CVxTz/COLA_pytorch](https://github.com/CVxTz/COLA_pytorch).
@@ -380,18 +381,17 @@ axes[0].annotate("the difference, 3.25", (6, 3.3))
 axes[0].set(ylabel="half width of the interval (points)", title="paired interval")
 axes[1].plot(100 * shares, 100 * np.array(power))
 axes[1].set(ylabel="experiments that show it (%)", ylim=(0, 103), title="power, if 3.25 were the truth")
+axes[0].annotate("unrelated models ", (100 * independent, 0.9), rotation=90, ha="right", va="bottom")
 for ax in axes:
     ax.axvline(100 * independent, color=plots.MODELS["chance"], lw=1)
-    ax.annotate(
-        "unrelated models ", (100 * independent, ax.get_ylim()[0]), rotation=90, ha="right", va="bottom"
-    )
     ax.set(xlabel="clips that one model alone gets right (%)")
 limit = (a - b) ** 2 * (n / 1.96**2 + 1)
 print(f"two unrelated models of these accuracies: {100 * independent:.0f}% (grey line)")
 print(f"zero is left out below {100 * limit:.0f}%")
 
 # %% [markdown]
-# So with the predictions kept, the same experiment might well have shown a difference *between these two networks*.
+# So with the predictions kept, the same experiment might well have shown a difference *between these two networks*. Our
+# own two networks differ on about a third of the clips (printed below), which is less than that limit.
 # Three doubts would stay, and no arithmetic removes them afterwards:
 # - **seeds**: two other trainings might differ otherwise. How much do ours differ among themselves? (next cell)
 # - **groups**: tracks of one artist on both sides of a random split reward recognising the artist;
@@ -520,8 +520,8 @@ plots.results(leak, ax, title=f"nearest neighbours, 4 folds, {leak['n_clips']:,}
 plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %% [markdown]
-# A looser split raises the score, but the model has not become better. A nearest neighbour that finds the other half of
-# its own clip knows nothing about kinds of music. Do takes of one *tune* leak as well? The table says whether it is
+# Where the two halves of a clip come apart, the score rises, but the model has not become better. A nearest neighbour
+# that finds the other half of its own clip knows nothing about kinds of music. Do takes of one *tune* leak as well? The table says whether it is
 # shown here. Ours differ in instrument and key. In other corpora takes are more alike, and you cannot know it before you
 # split. So keep together all clips that could belong together.
 #
@@ -553,8 +553,9 @@ assert shown["bilinear", "random"] and shown["fine-tuned", "scratch"]
 #   larger encoder, nine tasks, far more steps. We cannot say which of these the gain needs. The two
 #   objectives differ in g as well, so a difference would not be W's alone. Notebook 3 takes them apart.
 # - **Batch size**: this is no test of it. At 15 passes, batches of 256 make 60 steps, of 64 make 285, and of 16 about
-#   1,140, all at the same learning rate. More steps would explain a higher score as well. Notebook 3 has a better one.
-# - **Augmentations**: the interval without them only just holds zero. More seeds would tell.
+#   1,140, all at the same learning rate. More steps would explain a higher score as well, and in notebook 3 they do.
+# - **Augmentations**: without them the score is 4 points lower, but the interval just includes zero. More seeds would
+#   tell.
 #
 # ## 6 The same on real music
 # Everything above was judged on rendered music. Section 3 was about one pair of numbers: does pre-training help to tell the genre of
@@ -583,7 +584,7 @@ emotify = {
     for name, k in {"10 per class": "10", "all": ""}.items()
 }
 tuned = songs.query("model == 'fine-tuned' and labels_per_class == ''")
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained", sharex=True)
 for ax, (name, result) in zip(axes, emotify.items()):
     plots.results(result, ax, title=f"labels: {name}")
 plt.show()
@@ -695,9 +696,9 @@ _ = course.exercise(clips_needed, check_clips)
 # ```
 # </details>
 #
-# ### 6.3 Its interval · medium · 10 minutes
-# Balanced accuracy (exercise 5.1) counts all classes alike. Give it an interval by a bootstrap over groups. Sums per group are not enough here: each draw needs its
-# clips.
+# ### 6.3 An interval for balanced accuracy · medium · 10 minutes
+# Balanced accuracy (exercise 5.1) counts all classes alike. Give it an interval by a bootstrap over groups. One sum per
+# group is not enough: a draw needs the counts of each class. It is simplest to collect the clips of each draw.
 
 
 # %%
@@ -717,6 +718,11 @@ def check_balanced(answer):
     lazy = pd.DataFrame({"group": np.arange(200), "label": ["a"] * 180 + ["b"] * 20, "predicted": "a"})
     message = "always saying the larger class is worth one half in every draw: balance within each draw"
     assert np.allclose(answer(lazy, 100), 0.5), message
+    even = pd.DataFrame(
+        {"group": np.arange(200), "label": ["a", "b"] * 100, "predicted": ["a"] * 100 + ["b"] * 100}
+    )
+    low, high = answer(even)
+    assert high - low > 0.12, f"{high - low:.2f} is too narrow: a group that is drawn twice counts twice"
 
 
 by_seed = predictions[predictions["model"] == "scratch"]

@@ -273,7 +273,8 @@ assert torch.allclose(chunks, whole, rtol=1e-2, atol=1e-4 * whole.abs().max())
 # `pretrain --chunk 32` does this by `torch.utils.checkpoint`. It forgets what lies inside a chunk and computes it again
 # on the way back: the same arithmetic as your gradient cache, without a second loop. It costs one more forward pass,
 # about a third more time. And in training BatchNorm normalises by a chunk's statistics instead of the batch's. How much
-# memory does it save? Two processes measure it, each with a batch of 128 pairs.
+# memory does it save? Two processes measure it, each with a batch of 128 pairs. (A chunk
+# is counted in segments.)
 
 # %%
 memory = bench.peak_memory(batch=128, chunk=16)
@@ -330,13 +331,15 @@ for batch, processes in ((32, 2), (32, 1), (16, 1)):
     print(f"{batch} pairs, {processes} process(es): loss {loss:.2f}, guessing {np.log(batch):.2f}")
 
 # %% [markdown]
-# The steps are few and the clips differ, so the first two losses are not equal. But both are near ln 32, and the third
-# is near ln 16. So each process compares its pairs with those of the other one, too.
+# The steps are few and the clips differ, so the first two losses are not equal. But both lie above ln 16 ≈ 2.77, where
+# guessing among 16 would be, and the third lies below it. So each process compares its pairs with those of the other
+# one, too.
 #
 # ## 5 The calculator
 # From the constants above to any project: the function `cost` multiplies them, and the calculator below lets you set
 # its arguments. Both assume that devices share the work without loss. Memory counts what has to be kept, weights and
-# activations. Intermediate results come on top, so section 3 measured more. A device that you do not have yet is given by
+# activations, in float32. It is a rough figure: intermediate results come on top, and with bfloat16 the activations are
+# half as large (section 3). A device that you do not have yet is given by
 # its `speed` relative to this one. Suppose that `b0` learns from 5,000 pairs per second on a GPU, and from 50 pairs per
 # second on your CPU. Then the GPU's speed is 100.
 
@@ -377,8 +380,9 @@ widgets.calculator(measured)
 # of the clips. Churn averages out over several runs, and the rest, *d* − *c*, does not.
 #
 # ### Your turn: half_width · medium · 10 minutes · worth it
-# There are *r* runs of each model on the same *n* clips. The variance of the difference has two parts. The clips that
-# were drawn add (*d* − *c*) / *n* for any *r*. The runs add twice the variance of one run's accuracy, divided by *r*.
+# There are *r* runs of each model on the same *n* clips. The variance of the difference has two parts. The choice of
+# test clips gives (*d* − *c*) / *n*, however many runs there are. The runs give twice the variance of one run's accuracy,
+# divided by *r*.
 # Return the half width of the 95% interval, 1.96 times the root of the sum, in points.
 
 
@@ -449,7 +453,7 @@ for clips in (800, 2573):
 
 # %% [markdown]
 # More runs help at first: they average out churn and scatter. What remains comes from the test clips that were drawn.
-# Where a curve ends below the dashed line, a difference of 3.2 points would be shown in at least half of all such
+# Where a curve lies below the dashed line, a difference of 3.2 points would be shown in at least half of all such
 # experiments. On 800 clips that takes several runs and luck with the churn. FMA-medium has 2,573 clips in its official
 # test side, and there a few runs are enough. The numbers *d*, *c* and the scatter are guesses here. A
 # small trial run would tell.
