@@ -33,7 +33,7 @@ check: FAST = -m "not slow and not browser"
 check test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(FAST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FAST)
 
 # hundreds of damaged files, tables, runs and lists, and kills at random moments; a sample of each is in `test`
 faults: .venv/ready-test

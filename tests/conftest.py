@@ -1,5 +1,6 @@
 """Small corpora, stores and runs, made once and shared by all tests."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from filelock import FileLock
 from helpers import RATE, tone
 
 from colalib import training
@@ -21,13 +23,8 @@ TESTS = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark tests by their folder: those in a browser, and those that run notebooks as slow.
-
-    `make test` runs two tests at a time: never two of one file, or two that use the executed course.
-    """
+    """Mark tests by their folder: those in a browser, and those that run notebooks as slow."""
     for item in items:
-        group = "course" if "executed" in item.fixturenames else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
         if item.path.is_relative_to(TESTS / "browser"):
             item.add_marker(pytest.mark.browser)
         if item.path.is_relative_to(TESTS / "notebooks"):
@@ -89,13 +86,19 @@ def finetuned(mel_store, pretrained, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def executed(tmp_path_factory):
-    """The whole course at the size for tests, in folders of its own."""
-    root = tmp_path_factory.mktemp("course")
-    places = {"COLA_PROFILE": "test", "COLA_RUNS": str(root / "runs"), "COLA_DATA": str(root / "data")}
-    command = [sys.executable, "-m", "colalib", "course"]
-    ended = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, cwd=root)
-    return ended, root / "runs" / "test"
+def executed(tmp_path_factory, worker_id):
+    """The whole course at the size for tests, in folders of its own, executed once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "course"
+    record = root / "ended.json"
+    with FileLock(f"{root}.lock"):
+        if not record.exists():
+            root.mkdir()
+            places = {"COLA_PROFILE": "test", "COLA_RUNS": f"{root}/runs", "COLA_DATA": f"{root}/data"}
+            command = [sys.executable, "-m", "colalib", "course"]
+            ended = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, cwd=root)
+            record.write_text(json.dumps(vars(ended)))
+    return subprocess.CompletedProcess(**json.loads(record.read_text())), root / "runs" / "test"
 
 
 @pytest.fixture
