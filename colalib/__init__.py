@@ -1,7 +1,8 @@
 """colalib: contrastive learning of general-purpose audio representations (COLA, arXiv 2010.10915).
 
 The method is in `cola` and `encoder`. Data flows data → encoder, cola → training → evaluation;
-`widgets` and `course` serve the notebooks. `embed` is the short way from audio to embeddings.
+`collection` searches and audits; `widgets` and `course` serve the notebooks. `embed` is the short way from
+audio to embeddings.
 """
 
 from colalib import caches

@@ -15,7 +15,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from colalib.errors import UserError
-from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig
+from colalib.settings import ARCHITECTURES, MAX_SEED, FinetuneConfig, PretrainConfig
 
 TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
 LENGTHS = ("minutes", "steps", "epochs")  # of which one says how long to train
@@ -67,12 +67,14 @@ def course_options(parser: ArgumentParser) -> None:
 
 
 def course(args) -> None:
+    """Build the demo corpus, run all notebooks in order, print the results."""
     from colalib import course
 
     sys.exit(course.run(args.runs, args.only))
 
 
 def lab(args) -> None:
+    """Open your own copies of the notebooks in JupyterLab."""
     from colalib import course
 
     sys.exit(course.lab())
@@ -84,6 +86,7 @@ def site_options(parser: ArgumentParser) -> None:
 
 
 def site(args) -> None:
+    """Write the executed course as a static site."""
     from colalib.course import site
 
     out = site.build(args.runs, args.out)
@@ -96,6 +99,7 @@ def bench_options(parser: ArgumentParser) -> None:
 
 
 def bench(args) -> None:
+    """Measure the speed of training and preparing, as ratios within the same run."""
     from colalib.course import bench
 
     bench.run(quick=args.quick)
@@ -104,11 +108,8 @@ def bench(args) -> None:
 # --------------------------------------------------------------------------------------------- data
 
 
-def corpora_options(parser: ArgumentParser) -> None:
-    add_data(parser)
-
-
 def list_corpora(args) -> None:
+    """List known corpora, and say which are on disk."""
     from colalib.data import corpora
 
     for name, text in corpora.DESCRIPTIONS.items():
@@ -130,6 +131,7 @@ def fetch_options(parser: ArgumentParser) -> None:
 
 
 def fetch(args) -> None:
+    """Fetch a public corpus."""
     from colalib.data import corpora
     from colalib.data.corpora import download
 
@@ -175,9 +177,11 @@ def prepare_options(parser: ArgumentParser) -> None:
 
 
 def prepare(args) -> None:
+    """Turn a corpus into a store of log-mel frames."""
     from colalib.data import corpora
+    from colalib.data.processes import backend
     from colalib.data.splits import count_leaks, describe_split
-    from colalib.data.store import backend, build
+    from colalib.data.store import build
 
     size = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
     corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **size)
@@ -220,6 +224,7 @@ def pretrain_options(parser: ArgumentParser) -> None:
 
 
 def pretrain(args) -> None:
+    """Pre-train an encoder by contrast on stores, without labels (default: 10 minutes)."""
     from colalib import training
     from colalib.files import is_main_process
 
@@ -248,6 +253,7 @@ def finetune_options(parser: ArgumentParser) -> None:
 
 
 def finetune(args) -> None:
+    """Train a classifier from an encoder or from scratch (default: 20 epochs), test it once."""
     from colalib import training
     from colalib.data.splits import evaluation_splits
     from colalib.data.store import MelStore
@@ -277,6 +283,7 @@ def evaluate_options(parser: ArgumentParser) -> None:
 
 
 def evaluate(args) -> None:
+    """Judge saved classifiers on the test clips, side by side."""
     from colalib import evaluation
 
     check_out(args.out)
@@ -285,13 +292,14 @@ def evaluate(args) -> None:
 
 def probe_options(parser: ArgumentParser) -> None:
     add_store(parser)
-    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface")
+    add_encoder(parser)
     add_task(parser)
     add_out(parser)
     add_accelerator(parser)
 
 
 def probe(args) -> None:
+    """Judge a frozen encoder, or mel statistics, by a linear probe."""
     from colalib import evaluation
 
     check_out(args.out)
@@ -322,6 +330,7 @@ def compare_options(parser: ArgumentParser) -> None:
 
 
 def compare(args) -> None:
+    """Compare mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table."""
     from colalib import evaluation
 
     out = Path(args.out)
@@ -357,20 +366,19 @@ def ablate_options(parser: ArgumentParser) -> None:
 
 
 def ablate(args) -> None:
+    """Repeat the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning."""
     from colalib import evaluation
 
     out = Path(args.out)
     check_out(out, figure=True)
     finetune = FinetuneConfig(label=args.label, arch=args.arch, epochs=args.epochs)
-    results = evaluation.ablation(
-        args.store, out.with_suffix(""), args.epochs, finetune, args.label, args.seeds, args.accelerator
-    )
+    results = evaluation.ablation(args.store, out.with_suffix(""), finetune, args.seeds, args.accelerator)
     report_comparison(*results, out)
 
 
 def embed_options(parser: ArgumentParser) -> None:
     parser.add_argument("source", help="folder of audio, an audio file, or a store")
-    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface")
+    add_encoder(parser)
     parser.add_argument(
         "--every",
         type=positive,
@@ -389,6 +397,7 @@ def embed_options(parser: ArgumentParser) -> None:
 
 
 def embed(args) -> None:
+    """Write embeddings of a folder or store, with the table's columns, as .npz or .parquet."""
     from colalib import evaluation
 
     options = {"arch": args.arch, "seed": args.seed, "progress": True, "every": args.every}
@@ -412,7 +421,7 @@ def map_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=file(".html"), default="map.html", metavar="FILE.html", help="file to write"
     )
-    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_encoder(parser, "default")
     add_accelerator(parser)
     parser.add_argument("--label", nargs="+", metavar="COLUMN", help="columns to colour by before all others")
     parser.add_argument(
@@ -425,6 +434,7 @@ def map_options(parser: ArgumentParser) -> None:
 
 
 def write_map(args) -> None:
+    """Write a map of a corpus as one HTML file: points that are heard when pressed."""
     from colalib.widgets import page
 
     written = page.write_map(
@@ -444,11 +454,12 @@ def search_options(parser: ArgumentParser) -> None:
     parser.add_argument("-k", type=count, default=10, help="how many clips to find")
     parser.add_argument("--other-groups", action="store_true", help="leave out the group of CLIP")
     parser.add_argument("--out", type=file(".csv"), metavar="FILE.csv", help="table to write")
-    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_encoder(parser, "default")
     add_accelerator(parser)
 
 
 def search(args) -> None:
+    """Find the clips that sound most like one, and the second where they do."""
     from colalib import collection
     from colalib.data.tables import write_table
 
@@ -470,11 +481,12 @@ def audit_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="audit", metavar="FOLDER", help="folder for findings.csv and findings.html"
     )
-    add_encoder(parser, ", mel-stats, or MODULE[:PATH] with the HEAR interface", "default")
+    add_encoder(parser, "default")
     add_accelerator(parser)
 
 
 def audit(args) -> None:
+    """Look for leakage, duplicates, wrong labels, and clips that are lonely, clipped, silent or cut off."""
     from colalib import collection
     from colalib.collection import page
 
@@ -503,6 +515,7 @@ def export_options(parser: ArgumentParser) -> None:
 
 
 def export(args) -> None:
+    """Write an encoder as an ONNX file, checked against torch."""
     from colalib.export import to_onnx
 
     difference = to_onnx(args.encoder, args.out)
@@ -568,7 +581,7 @@ def configure(kind, args, default_length: dict):
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     run = Run(args.out)
     if args.resume and run.exists:
-        kept = {name: value for name, value in run.description.get("config", {}).items() if name in names}
+        kept = {name: value for name, value in dataclasses.asdict(run.config).items() if name in names}
         if given.keys() & set(LENGTHS):
             kept = {name: value for name, value in kept.items() if name not in LENGTHS}
         return kind(**kept | given)
@@ -597,7 +610,7 @@ def budget(text: str) -> int | None:
 
 def seed(text: str) -> int:
     value = int(text)
-    if not 0 <= value < 2**63:
+    if not 0 <= value <= MAX_SEED:
         raise argparse.ArgumentTypeError("must be a whole number from 0 to 2**63 - 1")
     return value
 
@@ -644,13 +657,13 @@ def add_task(parser: ArgumentParser) -> None:
     )
 
 
-def add_encoder(parser: ArgumentParser, extra: str = "", default: str | None = None) -> None:
+def add_encoder(parser: ArgumentParser, default: str | None = None) -> None:
     parser.add_argument(
         "--encoder",
         required=default is None,
         default=default,
         metavar="ENC",
-        help=f"a run folder, default, random{extra}",
+        help="a run folder, default, random, mel-stats, or MODULE[:PATH] with the HEAR interface",
     )
     parser.add_argument("--arch", choices=[*ARCHITECTURES], default="b0-small", help="of the random encoder")
     parser.add_argument("--seed", type=seed, default=0, help="of the random encoder")
@@ -686,76 +699,26 @@ def add_training(parser: ArgumentParser, kind) -> None:
     add_accelerator(parser)
 
 
-COMMANDS = (  # name, function, options, what it does
-    (
-        "course",
-        course,
-        course_options,
-        "build the demo corpus, run all notebooks in order, print the results",
-    ),
-    ("site", site, site_options, "write the executed course as a static site"),
-    ("lab", lab, lambda parser: None, "open your own copies of the notebooks in JupyterLab"),
-    ("corpora", list_corpora, corpora_options, "list known corpora, and say which are on disk"),
-    ("fetch", fetch, fetch_options, "fetch a public corpus"),
-    ("prepare", prepare, prepare_options, "turn a corpus into a store of log-mel frames"),
-    (
-        "pretrain",
-        pretrain,
-        pretrain_options,
-        "pre-train an encoder by contrast on stores, without labels (default: 10 minutes)",
-    ),
-    (
-        "finetune",
-        finetune,
-        finetune_options,
-        "train a classifier from an encoder or from scratch (default: 20 epochs), test it once",
-    ),
-    ("evaluate", evaluate, evaluate_options, "judge saved classifiers on the test clips, side by side"),
-    ("probe", probe, probe_options, "judge a frozen encoder, or mel statistics, by a linear probe"),
-    (
-        "compare",
-        compare,
-        compare_options,
-        "compare mel-stats, random, probe, kNN, scratch and fine-tuned (default: 20 epochs) in one table",
-    ),
-    (
-        "ablate",
-        ablate,
-        ablate_options,
-        "repeat the paper's comparisons in miniature: similarity, batch size, augmentation, fine-tuning",
-    ),
-    (
-        "embed",
-        embed,
-        embed_options,
-        "write embeddings of a folder or store, with the table's columns, as .npz or .parquet",
-    ),
-    (
-        "search",
-        search,
-        search_options,
-        "find the clips that sound most like one, and the second where they do",
-    ),
-    (
-        "audit",
-        audit,
-        audit_options,
-        "look for leakage, duplicates, wrong labels, and clips that are lonely, clipped, silent or cut off",
-    ),
-    (
-        "map",
-        write_map,
-        map_options,
-        "write a map of a corpus as one HTML file: points that are heard when pressed",
-    ),
-    ("export", export, export_options, "write an encoder as an ONNX file, checked against torch"),
-    (
-        "bench",
-        bench,
-        bench_options,
-        "measure the speed of training and preparing, as ratios within the same run",
-    ),
-)
+COMMANDS = {  # name: what it does, whose docstring is its help, and what adds its options
+    "course": (course, course_options),
+    "site": (site, site_options),
+    "lab": (lab, lambda parser: None),
+    "corpora": (list_corpora, add_data),
+    "fetch": (fetch, fetch_options),
+    "prepare": (prepare, prepare_options),
+    "pretrain": (pretrain, pretrain_options),
+    "finetune": (finetune, finetune_options),
+    "evaluate": (evaluate, evaluate_options),
+    "probe": (probe, probe_options),
+    "compare": (compare, compare_options),
+    "ablate": (ablate, ablate_options),
+    "embed": (embed, embed_options),
+    "search": (search, search_options),
+    "audit": (audit, audit_options),
+    "map": (write_map, map_options),
+    "export": (export, export_options),
+    "bench": (bench, bench_options),
+}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -774,7 +737,8 @@ def build_parser() -> ArgumentParser:
         prog="python -m colalib", description="Contrastive learning of audio representations (COLA)."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, call, add_options, text in COMMANDS:
+    for name, (call, add_options) in COMMANDS.items():
+        text = call.__doc__.removesuffix(".")
         parser = commands.add_parser(name, help=text, description=text, formatter_class=Help)
         parser.set_defaults(call=call)
         add_options(parser)

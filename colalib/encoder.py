@@ -63,8 +63,9 @@ class Encoder(nn.Module):
         self.cpu_precision = choose_cpu_precision() if cpu_precision == "auto" else cpu_precision
         self.net = EfficientNet(blocks, params)
         self.net._change_in_channels(1)
-        for norm in batch_norms(self):
-            norm.momentum = 0.1  # with the package's 0.01, running statistics lag behind by hundreds of steps
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # with the package's 0.01, running statistics lag by hundreds of steps
         self.dim = self.net._bn1.num_features
         self.register_buffer("std", torch.tensor(float(std)))
 
@@ -142,11 +143,6 @@ def mbconv(block: nn.Module, x: Tensor) -> Tensor:
     if block._depthwise_conv.stride[0] == 1 and y.shape == x.shape:
         y = y + x  # skip connection, where the shape stays
     return y
-
-
-def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    """Return the batch norms of a network."""
-    return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:

@@ -16,8 +16,7 @@ from colalib.collection.levels import SILENT_DB, Levels, measure
 from colalib.collection.opening import Collection, open_collection, scale_of
 from colalib.collection.wrong_labels import label_probabilities
 from colalib.data.audio import PREVIEW
-from colalib.data.splits import RESERVED_COLUMNS
-from colalib.errors import UserError
+from colalib.data.splits import check_column
 from colalib.evaluation.probes import neighbours
 
 KINDS = {  # in the order of the table: what they are, for the page
@@ -29,18 +28,7 @@ KINDS = {  # in the order of the table: what they are, for the page
     "silent": f"Parts of 50 ms under {SILENT_DB:.0f} dBFS.",
     "cut off": "The clip begins or ends at the level of its loudest part, as if it were cut out.",
 }
-COLUMNS = [
-    "kind",
-    "rank",
-    "score",
-    "clip_id",
-    "path",
-    "other",
-    "words",
-    "second",
-    "other_second",
-    "other_path",
-]
+COLUMNS = "kind rank score clip_id path other words second other_second other_path".split()
 NEAR = 5  # neighbours that propose duplicates; the distance to the last one says how lonely a clip is
 LONELY = 0.05  # share of the clips that is listed as lonely, at most
 MOST_LONELY = 50
@@ -80,7 +68,8 @@ def audit(
     or column, or no usable clip.
     """
     with open_collection(source, encoder, jobs=jobs, **options) as collection:
-        check_label(collection, label)
+        if label is not None:
+            check_column(collection.table, label)
         n = len(collection.table)
         near = np.zeros((n, 0), int)
         if n > 1:
@@ -96,30 +85,19 @@ def audit(
         return Audit(collection.store.name, n, as_table(collection, rows), notes, collection.audio)
 
 
-def check_label(collection: Collection, label: str | None) -> None:
-    """Raise `UserError` if a column of labels was named that is not there."""
-    columns = [c for c in collection.table if c not in RESERVED_COLUMNS]
-    if label is not None and label not in columns:
-        raise UserError(f"no column {label!r}: there are {', '.join(columns)}")
-
-
 def as_table(collection: Collection, rows: list[dict]) -> pd.DataFrame:
     """Return findings as a table, ranked within each kind."""
     clips = collection.table
     table = pd.DataFrame(
         rows, columns=["kind", "score", "row", "words", "other_row", "second", "other_second"]
     )
-    order = [*KINDS]
-    table["order"] = [order.index(kind) for kind in table["kind"]]
+    table["order"] = table["kind"].map([*KINDS].index)
     table = table.sort_values(["order", "score"], ascending=[True, False], kind="stable", ignore_index=True)
     table["rank"] = table.groupby("kind").cumcount() + 1
-    for name in ("clip_id", "path"):
-        table[name] = clips[name].to_numpy(object)[table["row"].astype(int)]
-    has_other = table["other_row"].notna()
-    for name, column in (("other", "clip_id"), ("other_path", "path")):
-        table[name] = ""
-        others = table.loc[has_other, "other_row"].astype(int)
-        table.loc[has_other, name] = clips[column].to_numpy(object)[others]
+    names = {"clip_id": ("row", "clip_id"), "path": ("row", "path")}
+    names |= {"other": ("other_row", "clip_id"), "other_path": ("other_row", "path")}
+    for name, (row, column) in names.items():
+        table[name] = table[row].map(clips[column]).fillna("")
     table["score"] = table["score"].astype(float).round(4)
     return table[COLUMNS]
 

@@ -85,7 +85,8 @@ class Labels:
             changed = {p: (b, a) for p, b, a in zip(rows, before, after) if b != a}
             if changed:
                 if (where := position(cells, self.column)) is None:
-                    cells[where := cells.shape[1]] = ""
+                    where = cells.shape[1]
+                    cells[where] = ""
                     cells.iloc[0, where] = as_text(self.column)
                 for row, path in rows.items():
                     if path in changed:

@@ -50,12 +50,8 @@ def measure(path: Path) -> Levels | None:
     silent = parts < 10 ** (SILENT_DB / 10)
     steps = np.diff(np.concatenate([[0], silent, [0]]).astype(int))
     begins, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    longest = int(np.argmax(ends - begins)) if len(begins) else None
-    silence = (
-        (0.0, 0.0)
-        if longest is None
-        else (begins[longest] * PART, min(ends[longest] * PART, len(samples) / rate))
-    )
+    start, end = max(zip(begins, ends), key=lambda run: run[1] - run[0], default=(0, 0))
+    silence = start * PART, min(end * PART, len(samples) / rate)
     edges = 10 * np.log10(power_of_parts(samples, round(EDGE * rate)) + 1e-12)
     return Levels(
         len(samples) / rate,

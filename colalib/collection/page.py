@@ -7,10 +7,9 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from colalib.collection.audit import KINDS, Audit
-from colalib.data.audio import preview
+from colalib.data.audio import previews
 from colalib.data.tables import write_table
 from colalib.files import atomic, check_ours, check_writable
 
@@ -127,5 +126,4 @@ def load_sounds(audit: Audit, findings: pd.DataFrame) -> dict[tuple[str, float],
     places |= {place(f.other_path, f.other_second) for f in findings.itertuples() if f.other_path}
     places = sorted(places)
     root = Path(audit.audio).absolute()
-    sounds = Parallel(n_jobs=2, prefer="threads")(delayed(preview)(root / path, at) for path, at in places)
-    return dict(zip(places, sounds))
+    return dict(zip(places, previews((root / path, second) for path, second in places)))

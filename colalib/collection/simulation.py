@@ -83,8 +83,11 @@ def labels_to(curves: np.ndarray, goal: float = GOAL) -> np.ndarray:
     first = np.where(there.any(axis=1), there.argmax(axis=1), BATCHES)
     numbers = np.empty(len(curves))
     for r, b in enumerate(first):
-        below = curves[r, b - 1] if 0 < b < BATCHES else goal - 1
-        numbers[r] = BATCH * (b + ((goal - below) / (curves[r, b] - below) if 0 < b < BATCHES else 1))
+        between = 1.0
+        if 0 < b < BATCHES:
+            below, above = curves[r, b - 1 : b + 1]
+            between = (goal - below) / (above - below)
+        numbers[r] = BATCH * (b + between)
     return numbers
 
 

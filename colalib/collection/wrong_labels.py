@@ -36,7 +36,8 @@ def label_probabilities(vectors: np.ndarray, y: np.ndarray, groups: np.ndarray) 
         return pd.DataFrame(columns=columns)
     x, y, groups = np.asarray(vectors)[rows], y[rows], groups[rows]
     probability = np.full((len(rows), len(classes)), np.nan)
-    folds = StratifiedGroupKFold(min(FOLDS, len(set(groups))), shuffle=True, random_state=0)
+    largest = pd.Series(y).value_counts().max()  # scikit-learn refuses more folds than that
+    folds = StratifiedGroupKFold(min(FOLDS, len(set(groups)), largest), shuffle=True, random_state=0)
     with warnings.catch_warnings(), threadpool_limits(2):
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer clips than folds

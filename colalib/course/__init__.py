@@ -3,7 +3,6 @@
 from colalib.course.exercises import exercise, progress
 from colalib.course.profiles import (
     PROFILES,
-    Profile,
     corpus,
     encoder,
     profile,
@@ -13,20 +12,3 @@ from colalib.course.profiles import (
 )
 from colalib.course.running import home, lab, run
 from colalib.files import runs_folder as runs
-
-__all__ = [
-    "PROFILES",
-    "Profile",
-    "corpus",
-    "encoder",
-    "exercise",
-    "home",
-    "lab",
-    "profile",
-    "progress",
-    "run",
-    "runs",
-    "store",
-    "supervised",
-    "supervised_folder",
-]

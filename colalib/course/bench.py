@@ -105,13 +105,13 @@ def training_throughput(
     return rows
 
 
-def embedding_speed(arch: str = "b0-small", segments: int = 256, seconds: float = 4.0) -> dict[str, float]:
+def embedding_speed(segments: int = 256, seconds: float = 4.0) -> dict[str, float]:
     """Return seconds for the block features of random segments.
 
     "as trained": with batch norms, 64 segments at a time; "folded": as `embed_frames` computes them.
     """
     torch.manual_seed(0)
-    encoder = Encoder(arch).eval()
+    encoder = Encoder("b0-small").eval()
     folded = fold_batch_norms(encoder)
     x = torch.randn(segments, 98, 64)
     with torch.no_grad():
@@ -145,11 +145,12 @@ def step_shares(arch: str, precision: str | None = None, batch: int = 64, steps:
     return {kind: t / total for kind, t in shares.items()}
 
 
-def gemm_peak(n: int = 2048, seconds: float = 2.0) -> dict[str, float]:
-    """Return the GFLOP/s of one n×n matrix product in float32 and bfloat16.
+def gemm_peak(seconds: float = 2.0) -> dict[str, float]:
+    """Return the GFLOP/s of one 2048×2048 matrix product in float32 and bfloat16.
 
     It is what the convolutions could reach at best.
     """
+    n = 2048
 
     def product(dtype: torch.dtype) -> Callable[[], object]:
         a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)

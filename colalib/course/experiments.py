@@ -31,6 +31,7 @@ from torch import nn
 from colalib import cola
 from colalib.data.clips import Clips, pretraining_clips, split_validation
 from colalib.data.segments import SEGMENT_FRAMES, clip_batches, pair_batch, segment_std
+from colalib.data.splits import Split
 from colalib.data.store import MelStore, open_store
 from colalib.encoder import Encoder
 from colalib.evaluation import intervals
@@ -38,7 +39,8 @@ from colalib.evaluation.features import calibrate_batchnorm, mel_stats
 from colalib.fast_cpu import encode_batches
 from colalib.files import atomic, write_json
 from colalib.settings import PretrainConfig
-from colalib.training.trainer import Schedule
+from colalib.training.callbacks import Schedule
+from colalib.training.runs import prediction_table
 
 RATES = (5e-4, 2e-3, 8e-3)  # tried first; if the best lies at an edge, four times more or less is tried too
 SEEDS = 3
@@ -162,8 +164,7 @@ def run(path: Path, name: str, rate: float, seed: int, keep: Path) -> dict:
         begun = time.monotonic()
         encoder, objective = train(SETTINGS[name], train_clips, rate, seed)
         seconds = time.monotonic() - begun
-        labels = judged(store)["label"].to_numpy(dtype=object)
-        predicted = probe(embed(encoder, clips), labels, clips.groups)
+        predicted = probe(embed(encoder, clips), clips.column("label"), clips.groups)
         found = pairs_found(encoder, objective, valid_clips)
         with atomic(file) as target:
             np.savez(target, predicted=predicted.astype(str), found=found, seconds=seconds)
@@ -171,22 +172,16 @@ def run(path: Path, name: str, rate: float, seed: int, keep: Path) -> dict:
         return {name: saved[name] for name in saved.files}
 
 
-def judged(store: MelStore) -> pd.DataFrame:
-    """Return the rows of the store's table that pre-training may see; their labels judge."""
-    return store.clips[store.clips["split"] != "test"].reset_index(drop=True)
-
-
 def table(store: MelStore, name: str, seed: int, predicted: np.ndarray) -> pd.DataFrame:
     """Return predictions in the form that `intervals.summary` reads."""
-    clips = judged(store)[["clip_id", "group", "label"]]
-    about = {"model": name, "task": f"{store.name}/label", "seed": seed, "fold": "", "labels_per_class": ""}
-    return clips.assign(predicted=predicted, **about)
+    rows = np.flatnonzero(store.clips["split"] != "test")
+    return prediction_table(store, Split("", rows[:0], rows[:0], rows), "label", predicted, name, seed)
 
 
 def baselines(store: MelStore) -> list[pd.DataFrame]:
     """Return the predictions from mel statistics and from random weights with calibrated BatchNorm."""
     clips = pretraining_clips([store])
-    labels = judged(store)["label"].to_numpy(dtype=object)
+    labels = clips.column("label")
     parts = [table(store, "mel-stats", 0, probe(mel_stats(clips), labels, clips.groups))]
     for seed in range(SEEDS):
         torch.manual_seed(seed)
@@ -198,7 +193,7 @@ def baselines(store: MelStore) -> list[pd.DataFrame]:
 def experiment(store: MelStore, settings: list[str], keep: Path, jobs: int = 2) -> dict:
     """Tune and train all settings; return the content of results.json, with the rates that were tried."""
     parallel = Parallel(n_jobs=jobs)
-    labels = judged(store)["label"].to_numpy(dtype=object)
+    labels = pretraining_clips([store]).column("label")
 
     def trained(runs: list[tuple[str, float, int]]) -> list[dict]:
         return parallel(delayed(run)(store.path, name, rate, seed, keep) for name, rate, seed in runs)

@@ -107,8 +107,8 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
         found = json.loads((runs_folder() / "results.json").read_text(encoding="utf-8"))
         print(f"\n{found['task']}: {found['n_clips']} test clips, accuracy in %")
         print(intervals.table(found).to_string(index=False))
-    folder = runs_folder()
-    print(f"\nExecuted notebooks are in {folder / 'notebooks'}, the numbers in {folder / 'results.json'}.")
+        print(f"The numbers are in {runs_folder() / 'results.json'}.")
+    print(f"\nExecuted notebooks are in {runs_folder() / 'notebooks'}.")
     print(
         "Next: `make lab` opens the notebooks to work through them. "
         "README.md shows how to use your own recordings."

@@ -160,7 +160,8 @@ class Site:
         self.addresses = {running.home() / name: f"{DOCUMENTS[name][0]}.html" for name in self.documents}
         for page in notebooks:
             self.addresses[running.home() / "notebooks" / Path(page.file).with_suffix(".ipynb")] = page.file
-        self.template = Environment(loader=FileSystemLoader(PAGES), autoescape=True).get_template("page.html")
+        self.templates = Environment(loader=FileSystemLoader(PAGES), autoescape=True)
+        self.links = [(f"{page}.html", words) for page, words in map(DOCUMENTS.get, self.documents)]
         for asset in ("site.css", "site.js"):
             shutil.copy(PAGES / asset, folder)
         with open(folder / "site.css", "a", encoding="utf-8") as style:
@@ -168,18 +169,17 @@ class Site:
 
     def write(self, file: str, title: str, body: str, headings: list = (), number: int | None = None) -> None:
         """Write a page around `body`; `number` is that of a notebook."""
-        links = [(f"{page}.html", words) for page, words in map(DOCUMENTS.get, self.documents)]
         near = {}
         if number is not None:
             near = {"before": self.notebooks[number - 1] if number else None}
             near["after"] = next(iter(self.notebooks[number + 1 :]), None)
-        html = self.template.render(
+        html = self.templates.get_template("page.html").render(
             file=file,
             title=title,
             body=body,
             headings=headings,
             notebooks=self.notebooks,
-            links=links,
+            links=self.links,
             **near,
         )
         (self.folder / file).write_text(html, encoding="utf-8", newline="\n")
@@ -219,9 +219,8 @@ class Site:
     def index(self) -> None:
         """Write the first page: the map of the course."""
         picture = self.link("pictures/cola.svg", running.home() / "notebooks")
-        template = Environment(loader=FileSystemLoader(PAGES), autoescape=True).get_template("index.html")
-        links = [(f"{page}.html", words) for page, words in map(DOCUMENTS.get, self.documents)]
-        body = template.render(notebooks=self.notebooks, links=links, picture=picture)
+        index = self.templates.get_template("index.html")
+        body = index.render(notebooks=self.notebooks, links=self.links, picture=picture)
         self.write("index.html", "COLA, the course", body)
 
     def notebook(self, number: int, name: str, content: nbformat.NotebookNode) -> None:
@@ -295,15 +294,14 @@ class Site:
 
     def map_frame(self, packed: dict) -> str:
         """Write a map as a page of its own, its sounds beside it; return the frame that shows it."""
-        from joblib import Parallel, delayed
-
-        from colalib.widgets.maps import Map, preview
+        from colalib.data.audio import previews
+        from colalib.widgets.maps import Map
         from colalib.widgets.page import standalone
 
         view = Map.unpacked(packed)
         if view.links:
             paths = [running.home() / unquote(link.removeprefix("files/")) for link in view.links]
-            sounds = Parallel(n_jobs=2, prefer="threads")(delayed(preview)(path) for path in paths)
+            sounds = [*previews((path, 0.0) for path in paths)]
         else:
             sounds = [view.previews[a:b] for a, b in zip(view.offsets, view.offsets[1:])]
         self.silent += sounds.count(b"")

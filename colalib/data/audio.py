@@ -16,6 +16,7 @@ import numpy as np
 import scipy.fft
 import soundfile
 import soxr
+from joblib import Parallel, delayed
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 
@@ -147,10 +148,10 @@ class Level:
             raise Unusable("silent: a constant value and nothing else")
 
 
-def to_mp3(wave: np.ndarray, seconds: float = PREVIEW) -> bytes:
-    """Return the first `seconds` of samples at 16 kHz as MP3."""
+def to_mp3(wave: np.ndarray) -> bytes:
+    """Return the first 6 s of samples at 16 kHz as MP3."""
     file = io.BytesIO()
-    part = np.clip(wave[: int(seconds * 16_000)], -1, 1)
+    part = np.clip(wave[: int(PREVIEW * 16_000)], -1, 1)
     soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
     return file.getvalue()
 
@@ -161,6 +162,12 @@ def preview(path: Path, start: float = 0.0) -> bytes:
         return to_mp3(load_audio(path)[int(start * 16_000) :])
     except (Unusable, OSError):
         return b""
+
+
+def previews(places: Iterable[tuple[Path, float]]) -> Iterator[bytes]:
+    """Yield `preview` of each (path, second to begin at), in their order; two are decoded at a time."""
+    parallel = Parallel(n_jobs=2, prefer="threads", return_as="generator")
+    return parallel(delayed(preview)(*place) for place in places)
 
 
 def to_mono(block: np.ndarray) -> np.ndarray:

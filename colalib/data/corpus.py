@@ -13,24 +13,11 @@ import pandas as pd
 from colalib.data.splits import RESERVED_COLUMNS, split_by_group, split_form
 from colalib.errors import UserError
 
-AUDIO = {  # endings of sound files that libsndfile or FFmpeg reads
-    *(
-        ".wav",
-        ".bwf",
-        ".rf64",
-        ".w64",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".mp2",
-        ".aif",
-        ".aiff",
-        ".aifc",
-    ),
+# endings of sound files that libsndfile or FFmpeg reads
+AUDIO = {
+    *(".wav", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
     *(".au", ".snd", ".caf", ".sph", ".voc", ".m4a", ".m4b", ".aac", ".wma", ".webm", ".mka", ".mp4", ".3gp"),
-    *(".wv", ".ape", ".tta", ".mpc", ".amr", ".ac3", ".dsf"),
+    *(".aif", ".aiff", ".aifc", ".wv", ".ape", ".tta", ".mpc", ".amr", ".ac3", ".dsf"),
 }
 SPLIT_WORDS = {  # usual words for the sides of a split
     **dict.fromkeys(("train", "training"), "train"),

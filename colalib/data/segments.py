@@ -28,63 +28,58 @@ SILENCE = MelConfig().silence  # pads short clips
 # -------------------------------------------------------------------------------------------- crops
 
 
-def crop_start(length: int, rng: np.random.Generator, frames: int = SEGMENT_FRAMES) -> int:
-    """Draw where a random crop of `frames` frames begins in a clip of `length` frames.
+def crop_start(length: int, rng: np.random.Generator) -> int:
+    """Draw where a random segment begins in a clip of `length` frames.
 
     Negative for a shorter clip, which is placed at a random offset: -10 means that 10 padded frames
     come first.
     """
-    spare = length - frames
+    spare = length - SEGMENT_FRAMES
     return int(rng.integers(spare + 1)) if spare >= 0 else -int(rng.integers(-spare + 1))
 
 
-def crop(clip: np.ndarray, start: int, frames: int = SEGMENT_FRAMES, silence: float = SILENCE) -> np.ndarray:
-    """Return `frames` frames of `clip` [T, M] from `start` (see `crop_start`) → float32 [frames, M].
+def crop(clip: np.ndarray, start: int, silence: float = SILENCE) -> np.ndarray:
+    """Return the segment of `clip` [T, M] from frame `start` (see `crop_start`) → float32 [98, M].
 
     What lies outside the clip is `silence`. Only the crop itself is read from a memory-mapped clip.
     """
-    if 0 <= start <= len(clip) - frames:
-        return clip[start : start + frames].astype(np.float32)
-    out = np.full((frames, clip.shape[1]), silence, np.float32)
+    if 0 <= start <= len(clip) - SEGMENT_FRAMES:
+        return clip[start : start + SEGMENT_FRAMES].astype(np.float32)
+    out = np.full((SEGMENT_FRAMES, clip.shape[1]), silence, np.float32)
     out[-start : len(clip) - start] = clip
     return out
 
 
-def random_crop(
-    clip: np.ndarray, rng: np.random.Generator, frames: int = SEGMENT_FRAMES, silence: float = SILENCE
-) -> np.ndarray:
-    """Return a random crop of `clip` [T, M] → float32 [frames, M]; `silence` pads a shorter clip."""
-    return crop(clip, crop_start(len(clip), rng, frames), frames, silence)
+def random_crop(clip: np.ndarray, rng: np.random.Generator, silence: float = SILENCE) -> np.ndarray:
+    """Return a random crop of `clip` [T, M] → float32 [98, M]; `silence` pads a shorter clip."""
+    return crop(clip, crop_start(len(clip), rng), silence)
 
 
-def split_segments(
-    clip: np.ndarray, hop: int, frames: int = SEGMENT_FRAMES, silence: float = SILENCE
-) -> np.ndarray:
-    """Cut `clip` [T, M] into segments every `hop` frames → float32 [n, frames, M], n ≥ 1.
+def random_crops(clips: Clips, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random crop of each clip in `chosen` [n] → float32 [n, 98, M]."""
+    return np.stack([random_crop(clips.frames(i), rng, clips.mel.silence) for i in chosen])
+
+
+def split_segments(clip: np.ndarray, hop: int, silence: float = SILENCE) -> np.ndarray:
+    """Cut `clip` [T, M] into segments every `hop` frames → float32 [n, 98, M], n ≥ 1.
 
     What is left over at the end is not used. A clip shorter than a segment is centred among frames
     of `silence`.
     """
-    if len(clip) < frames:
-        before = (frames - len(clip)) // 2
-        edges = ((before, frames - len(clip) - before), (0, 0))
+    if (missing := SEGMENT_FRAMES - len(clip)) > 0:
+        edges = ((missing // 2, missing - missing // 2), (0, 0))
         return np.pad(clip.astype(np.float32), edges, constant_values=silence)[None]
-    return np.stack([clip[s : s + frames] for s in range(0, len(clip) - frames + 1, hop)]).astype(np.float32)
+    starts = range(0, len(clip) - SEGMENT_FRAMES + 1, hop)
+    return np.stack([clip[start : start + SEGMENT_FRAMES] for start in starts]).astype(np.float32)
 
 
-def segment_std(clips: Clips, seed: int = 0, segments: int = 1000) -> float:
-    """Return the standard deviation of log-mel values around each segment's own mean, over random segments.
+def segment_std(clips: Clips, seed: int = 0) -> float:
+    """Return the standard deviation of log-mel values around each segment's own mean.
 
-    `Encoder` divides by it.
+    Over 1,000 random segments. `Encoder` divides by it.
     """
     rng = stream("std", seed)
-    # [segments, T, M]
-    drawn = np.stack(
-        [
-            random_crop(clips.frames(i), rng, silence=clips.mel.silence)
-            for i in rng.integers(len(clips), size=segments)
-        ]
-    )
+    drawn = random_crops(clips, rng.integers(len(clips), size=1000), rng)  # [1000, T, M]
     return float((drawn - drawn.mean(axis=(1, 2), keepdims=True)).std())
 
 
@@ -120,27 +115,24 @@ def random_band_mask(segment: np.ndarray, rng: np.random.Generator, most: int = 
     return out
 
 
-def random_mask(
-    segment: np.ndarray, rng: np.random.Generator, start: float = 0.1, stay: float = 0.2
-) -> np.ndarray:
+def random_mask(segment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blank random runs of frames to the segment's mean, [T, M] → [T, M].
 
-    A frame is blanked with probability `start`, and after a blanked one with probability 1 - (1 -
-    start)(1 - stay).
+    A frame is blanked with probability 0.1, and after a blanked one with probability 1 - (1 - 0.1)(1 - 0.2).
     """
     chance = rng.random((2, len(segment)))
-    mask = chance[0] < start
+    mask = chance[0] < 0.1
     for t in range(1, len(segment)):
-        mask[t] |= mask[t - 1] and chance[1, t] < stay
+        mask[t] |= mask[t - 1] and chance[1, t] < 0.2
     return np.where(mask[:, None], segment.mean(), segment).astype(segment.dtype)
 
 
-def random_multiply(segment: np.ndarray, rng: np.random.Generator, spread: float = 0.1) -> np.ndarray:
-    """Multiply log-mel values by one random factor in 1 ± `spread`, [T, M] → [T, M].
+def random_multiply(segment: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Multiply log-mel values by one random factor from 0.9 to 1.1, [T, M] → [T, M].
 
     Magnitudes are raised to that power, so contrast and level change together.
     """
-    return segment * np.float32(1 - spread + 2 * spread * rng.random())
+    return segment * np.float32(0.9 + 0.2 * rng.random())
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -197,7 +189,7 @@ def pair_batch(
     """
     chosen, starts, rng = _draw_pairs(clips, step, batch_size, seed, part)
     sides = [
-        np.stack([crop(clips.frames(i), start, silence=clips.mel.silence) for i, start in zip(chosen, side)])
+        np.stack([crop(clips.frames(i), start, clips.mel.silence) for i, start in zip(chosen, side)])
         for side in starts
     ]
     for side in sides:
@@ -222,8 +214,7 @@ def labelled_batch(
     """
     rng = stream("labelled", seed, step)
     chosen = shuffled(len(clips), batch_size, step, seed)
-    crops = [random_crop(clips.frames(i), rng, silence=clips.mel.silence) for i in chosen]
-    return torch.from_numpy(np.stack(crops)), torch.from_numpy(targets[chosen])
+    return torch.from_numpy(random_crops(clips, chosen, rng)), torch.from_numpy(targets[chosen])
 
 
 def clip_batches(
@@ -236,7 +227,7 @@ def clip_batches(
     """
     held, size = [], 0
     for frames in clips:
-        held.append(split_segments(frames, hop, silence=silence))
+        held.append(split_segments(frames, hop, silence))
         size += len(held[-1])
         if size >= segments:
             yield _join(held)

@@ -98,6 +98,13 @@ def split_by_group(
     return np.asarray(names, dtype=object)[assignment[group_of_clip]]
 
 
+def check_column(clips: pd.DataFrame, column: str) -> None:
+    """Raise `UserError` for a column that a table of clips does not have, or that is none of its user's."""
+    columns = [c for c in clips if c not in RESERVED_COLUMNS]
+    if column not in columns:
+        raise UserError(f"no column {column!r}: there are {', '.join(columns)}")
+
+
 def evaluation_splits(
     clips: pd.DataFrame, label: str = "label", fold: str | None = None, folds: int | None = None
 ) -> list[Split]:
@@ -108,9 +115,7 @@ def evaluation_splits(
     folds instead of the table's own. Without a `valid` side, an eighth of the training groups
     becomes one. Raises `UserError` if a side would be empty.
     """
-    if label not in clips or label in RESERVED_COLUMNS:
-        columns = ", ".join(c for c in clips.columns if c not in RESERVED_COLUMNS)
-        raise UserError(f"no column {label!r}: there are {columns}")
+    check_column(clips, label)
     has_label = (clips[label] != "").values
     if clips[label][has_label].nunique() < 2:
         raise UserError(f"column {label!r} has fewer than two classes: name another with --label")

@@ -17,17 +17,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import math
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +34,7 @@ from tqdm.auto import tqdm
 from colalib.data import audio
 from colalib.data.audio import MelConfig
 from colalib.data.corpus import SUPERSET_OF, Corpus
+from colalib.data.processes import CRASHED, crashing, parallel, silent_decoder, worker_errors
 from colalib.data.tables import read_table, write_table
 from colalib.errors import UserError, first_line
 from colalib.files import atomic, fingerprint, locked, read_json, remove_leftovers, write_json
@@ -46,7 +42,6 @@ from colalib.files import atomic, fingerprint, locked, read_json, remove_leftove
 FORMAT = 1  # of the files in a store
 PACKAGES = ("librosa", "numpy", "soundfile", "soxr")  # whose versions a store notes
 NOT_FOUND = "file not found"  # the reason that may change by itself
-CRASHED = "unreadable: the decoder crashed"
 NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the other columns are text
 
 # --------------------------------------------------------------------------- the form of the shards
@@ -183,7 +178,7 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
             bar.update(len(paths) - sum(len(shards[s]) for s in todo) - bar.n)
             tasks = [joblib.delayed(_write_shard)(shards[s], out, s, config, crashed) for s in todo]
             try:
-                for clips in _parallel(jobs, len(todo))(tasks):
+                for clips in parallel(jobs, len(todo))(tasks):
                     bar.update(clips)
                 break
             except BrokenProcessPool:
@@ -202,38 +197,6 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
             f"parts of the store are missing in {out}: do all machines see that folder? Run the command again"
         )
     _write_tables(corpus, out, pd.concat(parts, ignore_index=True))
-
-
-def _parallel(jobs: int, tasks: int) -> joblib.Parallel:
-    """Return what runs so many tasks in `jobs` processes, and yields each result when it is there."""
-    workers = min(joblib.effective_n_jobs(jobs), max(tasks, 1))
-    try:
-        return joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    except ValueError:  # a backend that returns all results at the end
-        return joblib.Parallel(n_jobs=workers)
-
-
-DECODE = """
-import json, sys
-from pathlib import Path
-from colalib.data.store import MelConfig, log_mel_of_file
-for path in json.load(sys.stdin):
-    print(flush=True)
-    log_mel_of_file(Path(path), MelConfig())
-"""
-
-
-def crashing(paths: list[Path]) -> Iterator[Path]:
-    """Yield the files whose decoding ends the process, by trying them in another one."""
-    while paths:
-        given = json.dumps([*map(str, paths)]).encode()
-        done = subprocess.run([sys.executable, "-c", DECODE], input=given, capture_output=True)
-        # 1: an exception, -9: killed, perhaps for its memory. Neither is a crash.
-        if done.returncode in (0, 1, -9) or not done.stdout:
-            return
-        tried = len(done.stdout.splitlines())  # a line per file
-        yield paths[tried - 1]
-        paths = paths[tried:]
 
 
 def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
@@ -277,7 +240,7 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig, cr
     """
     rows = []
     start = 0  # of the next clip, in frames
-    with _silent_decoder(), atomic(shard_path(out, shard)) as file:
+    with silent_decoder(), atomic(shard_path(out, shard)) as file:
         write_shard_header(file, 0, config.n_mels)  # keeps the place
         for path in paths:
             position = file.tell()
@@ -328,74 +291,10 @@ def log_mel_of_file(path: Path, config: MelConfig) -> tuple[np.ndarray | None, s
     If the file cannot be used, return None and the reason.
     """
     try:
-        with _silent_decoder():
+        with silent_decoder():
             return np.concatenate(list(_stored_frames(path, config))), ""
     except audio.Unusable as error:
         return None, str(error)
-
-
-# ---------------------------------------------------------------------------------------- processes
-
-
-@contextmanager
-def backend(name: str | None = None, scheduler: str | None = None):
-    """Context in which `build` works with another backend of joblib.
-
-    "loky" (processes, the default), "multiprocessing", "threading", or "dask": the cluster whose
-    `scheduler` has this address. Its machines must see corpus and store under the same paths.
-    Raises `UserError` if there is no such cluster.
-    """
-    if (name == "dask") != (scheduler is not None):
-        raise UserError("a cluster needs both: --backend dask --scheduler ADDRESS")
-    if name != "dask":
-        with joblib.parallel_config(name) if name else nullcontext():
-            yield
-        return
-    if not find_spec("distributed"):
-        raise UserError("Dask is not installed: pip install distributed")
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler at {scheduler}: {first_line(error)}") from None
-    with client, joblib.parallel_config("dask"):
-        yield
-
-
-@contextmanager
-def worker_errors():
-    """Turn the death of a worker process into a `UserError`."""
-    try:
-        yield
-    except Exception as error:
-        # BrokenProcessPool is joblib's error, KilledWorker Dask's
-        if isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker":
-            raise UserError(
-                "a worker process died (out of memory, or a file crashed the decoder): "
-                "run the command again, perhaps with fewer --jobs"
-            ) from None
-        raise
-
-
-@contextmanager
-def _silent_decoder():
-    """Silence libmpg123, which writes to standard error; the reason goes to quarantine.csv.
-
-    Outside the main thread this does nothing: the file descriptor belongs to all threads.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stderr = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
 
 
 # ------------------------------------------------------------------------------------------ reading

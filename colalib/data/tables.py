@@ -43,6 +43,7 @@ def _is_risky(value) -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        return bool(float(text)) or True
+        float(text)
+        return True
     except ValueError:
         return False

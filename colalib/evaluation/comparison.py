@@ -1,6 +1,6 @@
 """Whole comparisons: features and trained classifiers on one task, side by side.
 
-Each comparison collects predictions on test clips in one table; `results` turns the table into
+Each comparison collects predictions on test clips in one table; `intervals` turns the table into
 accuracies and intervals.
 """
 
@@ -167,42 +167,35 @@ def supervised(
 def ablation(
     store: MelStore | Path | str,
     out: Path | str,
-    epochs: float,
     finetune: FinetuneConfig,
-    label: str = "label",
     seeds: int = 3,
     accelerator: str = "auto",
-    progress: bool = True,
 ) -> Results:
-    """Repeat the paper's comparisons in miniature (COLA, section 4.2).
+    """Repeat the paper's comparisons in miniature (COLA, section 4.2), and compare our augmentations.
 
-    Similarity, batch size, frozen against fine-tuned.
-
-    And our augmentations. Every setting of `ABLATION` is pre-trained on `store` for the same number
-    of `epochs`, so that all have heard the same clips equally often, and judged by its linear
-    probe; scratch and fine-tuned stand beside the defaults. Runs and features are kept under `out`
+    Similarity, batch size, frozen against fine-tuned: every setting of `ABLATION` is pre-trained on `store`
+    for the epochs of `finetune`, so that all have heard the same clips equally often, and judged by its
+    linear probe; scratch and fine-tuned stand beside the defaults. Runs and features are kept under `out`
     and used again.
     """
-    store, out = open_store(store), Path(out)
+    store, out, label = open_store(store), Path(out), finetune.label
     keep = out / "features"
     splits = evaluation_splits(store.clips, label)
     parts = [evaluate_features(store, MelStatsSource().of_store(store), "mel-stats", label, splits)]
     for seed in range(seeds):
-        random = EncoderSource(None, finetune.arch, seed, accelerator, progress).of_store(store, keep)
+        random = EncoderSource(None, finetune.arch, seed, accelerator, True).of_store(store, keep)
         parts.append(evaluate_features(store, random, "random", label, splits, seed))
     overlap = {}
     for name, changes in ABLATION.items():
         for seed in range(seeds):
-            config = replace(PretrainConfig(arch=finetune.arch, epochs=epochs, seed=seed), **changes)
+            config = replace(PretrainConfig(arch=finetune.arch, epochs=finetune.epochs, seed=seed), **changes)
             run = ablation_run(out, name, seed)
-            training.pretrain([store], run, config, resume=True, accelerator=accelerator, progress=progress)
-            source = EncoderSource(open_run(run), accelerator=accelerator, progress=progress)
+            training.pretrain([store], run, config, resume=True, accelerator=accelerator)
+            source = EncoderSource(open_run(run), accelerator=accelerator, progress=True)
             parts.append(evaluate_features(store, source.of_store(store, keep), name, label, splits, seed))
             overlap[name] = overlap["fine-tuned"] = source.overlap(store, splits)
     defaults = [ablation_run(out, next(iter(ABLATION)), seed) for seed in range(seeds)]
-    parts.append(
-        supervised(store, defaults, out, finetune, seeds, accelerator=accelerator, progress=progress)
-    )
+    parts.append(supervised(store, defaults, out, finetune, seeds, accelerator=accelerator))
     predictions = pd.concat(parts, ignore_index=True)
     return summary(predictions, overlap), predictions
 

@@ -20,17 +20,9 @@ from colalib.data import audio, corpora
 from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips
 from colalib.data.corpus import AUDIO, Corpus
+from colalib.data.processes import CRASHED, crashing, worker_errors
 from colalib.data.segments import SEGMENT_FRAMES
-from colalib.data.store import (
-    CRASHED,
-    NUMBERS,
-    MelStore,
-    crashing,
-    is_store,
-    log_mel_of_file,
-    to_stored,
-    worker_errors,
-)
+from colalib.data.store import NUMBERS, MelStore, is_store, log_mel_of_file, to_stored
 from colalib.errors import UserError
 from colalib.evaluation.sources import EncoderSource, ModuleSource, Source, feature_source
 
@@ -282,7 +274,7 @@ class DecodedFiles:
     @property
     def usable(self) -> np.ndarray:
         """Which files could be used, bool [n]."""
-        return np.array([reason == "" for reason in self.reasons])
+        return np.array([reason == "" for reason in self.reasons], dtype=bool)
 
     @property
     def for_pretraining(self) -> np.ndarray:

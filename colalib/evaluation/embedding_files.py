@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.preprocessing import StandardScaler
 
 from colalib.data import audio
 from colalib.errors import UserError
 from colalib.evaluation.embedding import Embedded, embed
+from colalib.evaluation.flattening import layout
 from colalib.evaluation.probes import neighbours
 from colalib.files import atomic
 
@@ -64,17 +64,15 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
     if embedded.root:
         starts = embedded.clips.get("start", np.zeros(len(vectors)))
         files = [embedded.root / path for path in embedded.clips["path"]]
-        sounds = Parallel(n_jobs=2, prefer="threads")(
-            delayed(audio.preview)(f, s) for f, s in zip(files, starts)
-        )
+        sounds = audio.previews(zip(files, starts))
         names = [f"{path}.mp3" for path in embedded.clips["path"]]
         columns["audio"] = pa.StructArray.from_arrays(
             [pa.array([sound or None for sound in sounds], pa.binary()), names], ["bytes", "path"]
         )
-    scaled = StandardScaler().fit_transform(vectors)
-    x, y = projection(scaled)
+    x, y = layout(vectors, metric="cosine", init="pca").astype(np.float32).T.copy()
     columns |= {"projection_x": pa.array(x), "projection_y": pa.array(y)}
     if len(vectors) > 1:
+        scaled = StandardScaler().fit_transform(vectors)
         ids = neighbours(vectors, np.arange(len(vectors)), NEIGHBOURS)  # [n, k]
         unit = scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-9)
         distances = np.stack([1 - unit[near] @ row for near, row in zip(ids, unit)])
@@ -90,15 +88,3 @@ def as_lists(rows: np.ndarray):
 
     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, rows.ravel())
-
-
-def projection(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a UMAP map (x, y) of standardised embeddings [n, d]; of fewer than 4 rows a line."""
-    if len(scaled) < 4:
-        return np.arange(len(scaled), dtype=np.float32), np.zeros(len(scaled), np.float32)
-    import umap  # takes seconds to import
-
-    reducer = umap.UMAP(
-        n_neighbors=min(NEIGHBOURS, len(scaled) - 1), metric="cosine", init="pca", random_state=0, n_jobs=1
-    )
-    return reducer.fit_transform(scaled).astype(np.float32).T.copy()

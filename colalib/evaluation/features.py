@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips
-from colalib.data.segments import EVAL_HOP_FRAMES, clip_batches, random_crop, segment_std
+from colalib.data.segments import EVAL_HOP_FRAMES, clip_batches, random_crops, segment_std
 from colalib.data.streams import stream
-from colalib.encoder import Encoder, batch_norms, pool_segments
+from colalib.encoder import Encoder, pool_segments
 from colalib.fast_cpu import fold_batch_norms, in_batches, parallel_map
 
 # What `embed_frames` computes: part of the key of kept features, so that these are not used after a change.
@@ -88,24 +89,14 @@ def mel_stats(clips: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([x.mean(axis=0), x.std(axis=0)]) for x in clips])
 
 
-def calibrate_batchnorm(encoder: Encoder, clips: Clips, seed: int = 0, batches: int = 20) -> Encoder:
+def calibrate_batchnorm(encoder: Encoder, clips: Clips, seed: int = 0) -> Encoder:
     """Give an untrained encoder the normalisation that training would have given it, and return it.
 
-    Sets `std` and BatchNorm's running statistics, averaged over `batches` batches of 64 random segments.
-    Without it a random encoder is a straw man.
+    Sets `std` and BatchNorm's running statistics, averaged over 20 batches of 64 random segments. Without it
+    a random encoder is a straw man.
     """
     rng = stream("calibration", seed)
     encoder.std.fill_(segment_std(clips, seed))
-    norms = batch_norms(encoder)
-    usual = norms[0].momentum
-    encoder.train()
-    with torch.no_grad():
-        for batch in range(batches):
-            for norm in norms:
-                norm.momentum = 1 / (batch + 1)  # a plain average over the batches
-            chosen = rng.integers(len(clips), size=64)
-            crops = [random_crop(clips.frames(i), rng, silence=clips.mel.silence) for i in chosen]
-            encoder(torch.from_numpy(np.stack(crops)))
-    for norm in norms:
-        norm.momentum = usual
+    drawn = (rng.integers(len(clips), size=64) for _ in range(20))
+    update_bn((torch.from_numpy(random_crops(clips, chosen, rng)) for chosen in drawn), encoder)
     return encoder.eval()

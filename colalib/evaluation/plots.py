@@ -143,14 +143,13 @@ def panels(pictures: list[tuple], title: str = "", columns: int | None = None, h
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(10, height * rows), squeeze=False)
-    low, high = (
-        bound(frames.min() if bound is min else frames.max() for _, frames, *_ in pictures)
-        for bound in (min, max)
-    )
+    low = min(frames.min() for _, frames, *_ in pictures)
+    high = max(frames.max() for _, frames, *_ in pictures)
     for ax, (name, frames, *config) in zip(axes.flat, pictures):
         spectrogram(frames, *config, ax=ax, title=name, vmin=low, vmax=high)
-    for ax in axes.flat:
-        ax.label_outer() if rows > 1 else None
+    if rows > 1:
+        for ax in axes.flat:
+            ax.label_outer()
     for ax in axes[:, 1:].flat:
         ax.set_ylabel("")
     for ax in list(axes.flat)[len(pictures) :]:
@@ -212,7 +211,6 @@ def curves(
     metrics: dict[str, pd.DataFrame],
     column: str,
     ax: Axes | None = None,
-    x: str = "step",
     title: str = "",
     clips: int | None = None,
     dashed: bool = False,
@@ -227,14 +225,14 @@ def curves(
     ax = ax or plt.gca()
     colour = colours(metrics)
     for name, frame in metrics.items():
-        line = frame[[x, column]].dropna()
+        line = frame[["step", column]].dropna()
         drawn = {"ls": "--", "marker": ".", "ms": 4} if dashed else {"label": plain(name)}
-        ax.plot(line[x], line[column], color=colour[name], lw=1.5, **drawn)
+        ax.plot(line["step"], line[column], color=colour[name], lw=1.5, **drawn)
         if clips:
             half = 1.96 * np.sqrt(line[column] * (1 - line[column]) / clips)
             low, high = (line[column] - half).clip(lower=0), (line[column] + half).clip(upper=1)
-            ax.fill_between(line[x], low, high, color=colour[name], alpha=0.15, lw=0)
-    ax.set(xlabel={"step": "step", "seconds": "time (s)"}.get(x, x), ylabel=column, title=plain(title))
+            ax.fill_between(line["step"], low, high, color=colour[name], alpha=0.15, lw=0)
+    ax.set(xlabel="step", ylabel=column, title=plain(title))
     if len(metrics) > 1:
         ax.legend()
     return ax

@@ -1,6 +1,6 @@
 """Probes: what can be read out of frozen features by a linear model or by nearest neighbours.
 
-Features [n, d] come from `embedding`, splits from `data.splits`; predictions go to `results`.
+Features [n, d] come from `sources`, splits from `data.splits`; predictions go to `intervals`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from colalib.data.audio import MelConfig
 
-# clips and seconds a clip (FMA: arXiv 1612.01840, table 2)
 # bytes a second of FMA-large's files (its archive's size, data/README.md)
 MP3 = 93 * 2**30 / (106_574 * 30)
+# clips and seconds a clip (FMA: arXiv 1612.01840, table 2)
 CORPORA = {"fma_small": (8_000, 30.0), "fma_medium": (25_000, 30.0), "fma_large": (106_574, 30.0)}
 
 

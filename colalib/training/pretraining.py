@@ -22,8 +22,9 @@ from colalib.data.store import open_store
 from colalib.errors import UserError
 from colalib.files import fingerprint, is_main_process, locked
 from colalib.settings import PretrainConfig
+from colalib.training.callbacks import Snapshots
 from colalib.training.runs import enter_run, save_encoder, snapshot_name, write_run_config
-from colalib.training.trainer import Snapshots, check_settings, fit, training_alone
+from colalib.training.trainer import check_settings, fit, training_alone
 
 MIN_CLIPS = 8  # fewer give no distractors worth the name
 

@@ -38,12 +38,7 @@ from colalib.settings import ARCHITECTURES, FinetuneConfig, PretrainConfig, read
 DEFAULT = Path(__file__).parents[1] / "default"
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}  # by the kind of a run
 RUN_FILES = (
-    "config.json",
-    "metrics.csv",
-    "clips.txt",
-    "last.ckpt",
-    "best.ckpt",
-    "predictions.csv",
+    *("config.json", "metrics.csv", "clips.txt", "last.ckpt", "best.ckpt", "predictions.csv"),
     "encoder.safetensors",
 )
 SNAPSHOTS = "snapshots"  # folder in a run
@@ -111,7 +106,7 @@ class Run:
         """Return metrics.csv as far as it is written; one row per logged step."""
         try:
             return pd.read_csv(self.path / "metrics.csv")
-        except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        except (OSError, ValueError):  # pandas' errors, and bytes that are not text, are ValueErrors
             return pd.DataFrame({"step": []})
 
     def progress(self) -> tuple[float, float]:

@@ -5,21 +5,21 @@ A widget is imported at its first use, so that a notebook's first cell is quick.
 
 from importlib import import_module
 
-_HOMES = {
-    "calculator": "costs",
-    "results_explorer": "explorer",
-    "mel_laboratory": "laboratory",
-    "Space": "maps",
-    "embedding_map": "maps",
-    "watch_it_learn": "learning",
-    "labeller": "by_ear",
-    "pair_player": "pairs",
-    "umap_lab": "flatten",
-    "training_panel": "panel",
-    "guess": "guesses",
-    "difficulty_lab": "difficulty",
-    "power_lab": "consequences",
-    "temperature_lab": "consequences",
+_HOMES = {  # name in notebooks → module and class, or function
+    "calculator": "costs.Calculator",
+    "results_explorer": "explorer.ResultsExplorer",
+    "mel_laboratory": "laboratory.MelLaboratory",
+    "Space": "maps.Space",
+    "embedding_map": "maps.EmbeddingMap",
+    "watch_it_learn": "learning.WatchItLearn",
+    "labeller": "by_ear.Labeller",
+    "pair_player": "pairs.PairPlayer",
+    "umap_lab": "flatten.UmapLab",
+    "training_panel": "panel.TrainingPanel",
+    "guess": "guesses.Question",
+    "difficulty_lab": "difficulty.difficulty_lab",
+    "power_lab": "consequences.power_lab",
+    "temperature_lab": "consequences.temperature_lab",
 }
 __all__ = list(_HOMES)
 
@@ -32,4 +32,5 @@ KEEP_PAGES = "COLA_KEEP_PAGES"
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)

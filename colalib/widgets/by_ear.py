@@ -24,7 +24,7 @@ from colalib.widgets.maps import EmbeddingMap, Space, encode_column
 BATCH = 10  # clips that are proposed at a time
 
 
-def labeller(corpus: Corpus, store: MelStore, space: Space, column: str = "label") -> Labeller:
+class Labeller(parts.WidgetWithFallback):
     """Show a map on which you give clips labels by ear; they are written to the folder's index.csv.
 
     Press a point, type what you hear, and label this clip; or drag around several and label all of them.
@@ -34,14 +34,11 @@ def labeller(corpus: Corpus, store: MelStore, space: Space, column: str = "label
 
     `store`: made of the corpus; `column`: of labels in index.csv. Raises `UserError` if index.csv cannot
     be read.
+
+    The map, a row of controls, the clip that is selected, a message, and the curve.
     """
-    return Labeller(corpus, store, space, column)
 
-
-class Labeller(parts.WidgetWithFallback):
-    """The map, a row of controls, the clip that is selected, a message, and the curve."""
-
-    def __init__(self, corpus: Corpus, store: MelStore, space: Space, column: str):
+    def __init__(self, corpus: Corpus, store: MelStore, space: Space, column: str = "label"):
         super().__init__()
         self.labels = Labels(corpus.root, column)
         self.column = column

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from colalib.evaluation import plots
 from colalib.widgets import parts
+from colalib.widgets.parts import SLIDER
 
-WIDE = {"style": {"description_width": "15em"}, "layout": {"width": "32em"}, "continuous_update": False}
 GHOST = "#999999"
 Draw = Callable[[dict[str, float], dict[str, float] | None], Figure]
 
@@ -62,9 +62,9 @@ def temperature_lab(row: np.ndarray) -> SlidersAndPicture:
     row = np.concatenate([row[:1], np.sort(row[1:])[::-1]])  # the nearest distractors next to the positive
     sliders = {
         "temperature": w.SelectionSlider(
-            options=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0], value=0.2, description="temperature", **WIDE
+            options=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0], value=0.2, description="temperature", **SLIDER
         ),
-        "margin": w.FloatSlider(0.5, min=0, max=1.5, step=0.05, description="margin (triplet)", **WIDE),
+        "margin": w.FloatSlider(0.5, min=0, max=1.5, step=0.05, description="margin (triplet)", **SLIDER),
     }
     alt = "probability of each candidate, and the gradients of two losses, at this temperature and margin"
     return SlidersAndPicture("temperature_lab", sliders, lambda now, before: draw_row(row, now, before), alt)
@@ -124,13 +124,15 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
     """
     options = [50, 100, 200, 300, 500, 800, 1000, 2000, 5000, 10_000]
     sliders = {
-        "n": w.SelectionSlider(options=sorted({*options, n}), value=n, description="test clips", **WIDE),
+        "n": w.SelectionSlider(options=sorted({*options, n}), value=n, description="test clips", **SLIDER),
         "difference": w.FloatSlider(
-            3.2, min=0.2, max=15, step=0.2, description="true difference (points)", **WIDE
+            3.2, min=0.2, max=15, step=0.2, description="true difference (points)", **SLIDER
         ),
-        "churn": w.IntSlider(30, min=2, max=80, step=2, description="one alone is right (%)", **WIDE),
-        "scatter": w.FloatSlider(1.5, min=0, max=6, step=0.5, description="scatter of runs (points)", **WIDE),
-        "seeds": w.IntSlider(3, min=1, max=20, description="runs of each model", **WIDE),
+        "churn": w.IntSlider(30, min=2, max=80, step=2, description="one alone is right (%)", **SLIDER),
+        "scatter": w.FloatSlider(
+            1.5, min=0, max=6, step=0.5, description="scatter of runs (points)", **SLIDER
+        ),
+        "seeds": w.IntSlider(3, min=1, max=20, description="runs of each model", **SLIDER),
     }
     alt = "half width of the interval and power against the number of test clips"
     return SlidersAndPicture("power_lab", sliders, draw_power, alt)

@@ -10,16 +10,13 @@ from colalib.training.cost import CORPORA, Constants, cost
 from colalib.widgets import parts
 
 
-def calculator(measured: list[Constants]) -> Calculator:
+class Calculator(parts.WidgetWithFallback):
     """Show sliders for clips, passes, batch, cores and devices, and the hours, disk and memory that follow.
 
     `measured`: constants measured on this machine, one for each architecture.
+
+    A known corpus or sliders of a project's size; below them what it would cost.
     """
-    return Calculator(measured)
-
-
-class Calculator(parts.WidgetWithFallback):
-    """A known corpus or sliders of a project's size; below them what it would cost."""
 
     def __init__(self, measured: list[Constants]):
         super().__init__()
@@ -81,13 +78,12 @@ def sliders() -> dict[str, w.Widget]:
     """Return a slider for each argument of `cost` that makes up a project."""
 
     def linear(label: str, low: int, high: int, value: int, step: int = 1) -> w.IntSlider:
-        return w.IntSlider(value, min=low, max=high, step=step, description=label, **wide)
+        return w.IntSlider(value, min=low, max=high, step=step, description=label, **parts.WIDE)
 
     def logarithmic(label: str, base: int, low: int, high: int, value: int, step: float, readout: str):
         options = {"base": base, "min": low, "max": high, "step": step, "readout_format": readout}
-        return w.FloatLogSlider(value, description=label, **options, **wide)
+        return w.FloatLogSlider(value, description=label, **options, **parts.WIDE)
 
-    wide = {"style": {"description_width": "15em"}, "layout": {"width": "32em"}}
     return {
         "clips": logarithmic("clips", 10, 2, 6, 10_000, 0.05, ",.0f"),
         "seconds": linear("seconds per clip", 1, 300, 30),

@@ -23,7 +23,8 @@ from colalib.errors import UserError
 from colalib.evaluation import plots
 from colalib.fast_cpu import fold_batch_norms, in_batches
 from colalib.training.runs import open_run
-from colalib.widgets.consequences import GHOST, WIDE, SlidersAndPicture
+from colalib.widgets.consequences import GHOST, SlidersAndPicture
+from colalib.widgets.parts import SLIDER
 
 PAIRS = 200  # at most: twice as many segments take a second or two to encode
 INDEPENDENT = -1.0  # as a distance
@@ -62,12 +63,12 @@ def difficulty_lab(clips: Clips, encoder: Encoder | None = None) -> SlidersAndPi
     sizes = candidates(len(clips))
     sliders = {
         "distance": w.SelectionSlider(
-            options=distances, value=INDEPENDENT, description="distance of the crops", **WIDE
+            options=distances, value=INDEPENDENT, description="distance of the crops", **SLIDER
         ),
-        "filter_db": w.FloatSlider(0, min=0, max=12, step=0.5, description="filter (dB)", **WIDE),
-        "mask_bands": w.IntSlider(0, min=0, max=48, step=4, description="mask, at most (bands)", **WIDE),
+        "filter_db": w.FloatSlider(0, min=0, max=12, step=0.5, description="filter (dB)", **SLIDER),
+        "mask_bands": w.IntSlider(0, min=0, max=48, step=4, description="mask, at most (bands)", **SLIDER),
         "size": w.SelectionSlider(
-            options=sizes, value=min(32, sizes[-1]), description="candidates B", **WIDE
+            options=sizes, value=min(32, sizes[-1]), description="candidates B", **SLIDER
         ),
     }
 

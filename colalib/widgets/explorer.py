@@ -20,6 +20,7 @@ from colalib.training.runs import read_predictions
 from colalib.widgets import parts
 
 HERE = Path(__file__).parent
+SECONDS = 5  # of each clip that is heard
 CLIPS_AT_ONCE = 6  # players that fit beside the matrix
 
 
@@ -45,31 +46,24 @@ def misclassified(predictions: pd.DataFrame, label: str, predicted: str) -> list
     return list(share[share > 0].sort_values(ascending=False, kind="stable").index)
 
 
-def results_explorer(
-    corpus: Corpus, predictions: pd.DataFrame | Path | str | list[Path], seconds: float = 5.0
-) -> ResultsExplorer:
+class ResultsExplorer(parts.WidgetWithFallback):
     """Show the accuracies of models on tasks, and the confusion matrix of one model.
 
-    Press a cell of the matrix to hear its clips, the first `seconds` of each. `predictions`: a table such
+    Press a cell of the matrix to hear its clips, the first 5 s of each. `predictions`: a table such
     as `evaluation.compare` returns beside its results, or one or several files such as predictions.csv.
-    """
-    return ResultsExplorer(corpus, predictions, seconds)
 
-
-class ResultsExplorer(parts.WidgetWithFallback):
-    """A task and a model to choose, accuracies as a picture, a matrix, and players.
+    A task and a model to choose, accuracies as a picture, a matrix, and players.
 
     `counts` holds the clips per true class (row) and answer of the chosen model, as a mean over its seeds.
     """
 
-    def __init__(self, corpus: Corpus, predictions, seconds: float):
+    def __init__(self, corpus: Corpus, predictions: pd.DataFrame | Path | str | list[Path]):
         super().__init__()
         if not isinstance(predictions, pd.DataFrame):
             files = predictions if isinstance(predictions, list) else [predictions]
             predictions = pd.concat([read_predictions(file) for file in files], ignore_index=True)
         self.corpus = corpus
         self.predictions = predictions
-        self.seconds = seconds
         self.clips = corpus.clips.set_index("clip_id")
         self.heading = ""  # of the pressed cell
         self.waiting: list[str] = []  # its clips that are not shown yet
@@ -148,7 +142,7 @@ class ResultsExplorer(parts.WidgetWithFallback):
             return f"<p>{parts.escape(clip_id)}: not in this corpus</p>"
         except parts.NO_SOUND as error:
             return f"<p>{parts.escape(clip_id)}: {parts.reason(error)}</p>"
-        return parts.sound(wave[: int(16_000 * self.seconds)], clip.get("title") or clip_id)
+        return parts.sound(wave[: 16_000 * SECONDS], clip.get("title") or clip_id)
 
     def static_figure(self) -> Figure:
         """Return the accuracies and the confusion matrix of the chosen model."""

@@ -10,25 +10,24 @@ from sklearn.neighbors import NearestNeighbors
 
 from colalib.errors import UserError
 from colalib.evaluation import plots
+from colalib.evaluation.flattening import flatten
 from colalib.widgets import parts
-from colalib.widgets.consequences import GHOST, WIDE
+from colalib.widgets.consequences import GHOST
+from colalib.widgets.parts import SLIDER, WIDE
 
 POINTS = 400  # at most: a map of so many takes a few seconds
 NEAREST = 10
 
 
-def umap_lab(spaces: dict[str, np.ndarray], labels: np.ndarray) -> UmapLab:
+class UmapLab(parts.WidgetWithFallback):
     """Show controls of UMAP, the map that they give, and two numbers: how much of the space the map keeps.
 
     `spaces`: name → vectors [n, d], for example an encoder or a layer; `labels` [n] colour the points. At
     most 400 points are drawn, chosen at random. Standardise the vectors before, if their columns have
     different spreads. Raises `UserError` if vectors and labels do not belong together.
+
+    Controls, a button, a message, a picture. `numbers` are those of this map, `before` of the last one.
     """
-    return UmapLab(spaces, labels)
-
-
-class UmapLab(parts.WidgetWithFallback):
-    """Controls, a button, a message, a picture. `numbers` are those of this map, `before` of the last one."""
 
     def __init__(self, spaces: dict[str, np.ndarray], labels: np.ndarray):
         super().__init__()
@@ -48,15 +47,15 @@ class UmapLab(parts.WidgetWithFallback):
         self.numbers, self.before = {}, {}
         sizes = [k for k in (2, 5, 10, 15, 30, 50, 100, 200) if k < len(self.chosen)]
         self.controls = {
-            "space": w.Dropdown(options=list(spaces), description="space", **select(WIDE)),
-            "neighbours": w.SelectionSlider(options=sizes, value=15, description="neighbours", **WIDE),
-            "min_dist": w.FloatSlider(0.1, min=0, max=1, step=0.05, description="smallest distance", **WIDE),
-            "metric": w.Dropdown(
-                options=["euclidean", "cosine", "manhattan"],
-                description="distance in the space",
-                **select(WIDE),
+            "space": w.Dropdown(options=list(spaces), description="space", **WIDE),
+            "neighbours": w.SelectionSlider(options=sizes, value=15, description="neighbours", **SLIDER),
+            "min_dist": w.FloatSlider(
+                0.1, min=0, max=1, step=0.05, description="smallest distance", **SLIDER
             ),
-            "seed": w.IntSlider(0, min=0, max=20, description="seed", **WIDE),
+            "metric": w.Dropdown(
+                options=["euclidean", "cosine", "manhattan"], description="distance in the space", **WIDE
+            ),
+            "seed": w.IntSlider(0, min=0, max=20, description="seed", **SLIDER),
         }
         parts.persist("umap_lab", self.controls)
         self.button = w.Button(description="draw the map", button_style="primary")
@@ -106,35 +105,10 @@ class UmapLab(parts.WidgetWithFallback):
         return figure
 
 
-def select(layout: dict) -> dict:
-    """Return the layout of sliders for a control that is none."""
-    return {name: value for name, value in layout.items() if name != "continuous_update"}
-
-
-def flatten(
-    x: np.ndarray,
-    neighbours: int = 15,
-    min_dist: float = 0.1,
-    metric: str = "euclidean",
-    seed: int = 0,
-    **more,
-) -> np.ndarray:
-    """Return UMAP's places of vectors, [n, d] → [n, 2]. One thread, so that the seed decides everything.
-
-    `more` goes to `umap.UMAP`. Raises `UserError` for fewer than 4 vectors.
-    """
-    import umap  # takes seconds
-
-    if len(x) < 4:
-        raise UserError(f"{len(x)} clips are too few for UMAP: take at least 4")
-    settings = {"n_neighbors": min(neighbours, len(x) - 1), "min_dist": min_dist, "metric": metric, **more}
-    return umap.UMAP(**settings, random_state=seed, n_jobs=1).fit_transform(x)
-
-
-def kept_neighbours(x: np.ndarray, flat: np.ndarray, metric: str = "euclidean", k: int = NEAREST) -> float:
-    """Return the share of the k nearest in x [n, d] that are among the k nearest in `flat` [n, 2]."""
+def kept_neighbours(x: np.ndarray, flat: np.ndarray, metric: str = "euclidean") -> float:
+    """Return the share of the 10 nearest in x [n, d] that are among the 10 nearest in `flat` [n, 2]."""
     near = [
-        NearestNeighbors(n_neighbors=k, metric=distance).fit(points).kneighbors(return_distance=False)
+        NearestNeighbors(n_neighbors=NEAREST, metric=distance).fit(points).kneighbors(return_distance=False)
         for points, distance in ((x, metric), (flat, "euclidean"))
     ]
-    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(*near)]))
+    return float(np.mean([len(set(a) & set(b)) / NEAREST for a, b in zip(*near)]))

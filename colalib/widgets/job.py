@@ -17,7 +17,7 @@ from colalib.files import write_json
 from colalib.training.runs import Run
 
 # A kernel ignores SIGINT between cells, and its children would inherit that. Once the training runs,
-# SIGTERM is answered by a checkpoint (`training.trainer.LastCheckpoint`); before that, as Ctrl-C.
+# SIGTERM is answered by a checkpoint (`training.callbacks.LastCheckpoint`); before that, as Ctrl-C.
 COMMAND = (
     "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
     "from colalib.cli import main; main()"

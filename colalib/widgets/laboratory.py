@@ -118,22 +118,18 @@ def draw(view: MelView, before: MelView | None, colours: dict[str, float]) -> Fi
     return figure
 
 
-def mel_laboratory(sounds: dict[str, Path | str | np.ndarray], seconds: float = 4.0) -> MelLaboratory:
+class MelLaboratory(parts.WidgetWithFallback):
     """Show sliders for a log-mel spectrogram; picture, re-synthesis and cost follow them.
 
     `sounds`: name → audio file or waveform [samples] at 16 kHz, of which the first `seconds` are used. You
     can add a file of your own.
-    """
-    return MelLaboratory(sounds, seconds)
 
-
-class MelLaboratory(parts.WidgetWithFallback):
-    """A clip to choose, sliders, players, numbers and a picture.
+    A clip to choose, sliders, players, numbers and a picture.
 
     `view` is what is shown now, `before` the same clip under the setting before.
     """
 
-    def __init__(self, sounds: dict[str, Path | str | np.ndarray], seconds: float):
+    def __init__(self, sounds: dict[str, Path | str | np.ndarray], seconds: float = 4.0):
         super().__init__()
         if not sounds:
             raise UserError("the mel laboratory has no sounds: give at least one")

@@ -17,10 +17,10 @@ from colalib.data.corpus import Corpus
 from colalib.data.store import MelStore
 from colalib.errors import UserError
 from colalib.evaluation import intervals, neighbours, plots
+from colalib.evaluation.flattening import flatten
 from colalib.evaluation.sources import snapshot_features
 from colalib.training.runs import Run
 from colalib.widgets import parts
-from colalib.widgets.flatten import flatten
 from colalib.widgets.maps import make_page, page_sounds
 
 EPOCHS = 200  # of a map that starts from its neighbour's: it then keeps as many neighbours as one of its own
@@ -74,22 +74,19 @@ def neighbour_accuracy(spaces: dict[str, np.ndarray], clips: pd.DataFrame, colum
     return scores
 
 
-def watch_it_learn(
-    corpus: Corpus, store: MelStore, run: Path | str, rows: np.ndarray, column: str = "label"
-) -> WatchItLearn:
+class WatchItLearn(parts.WidgetWithFallback):
     """Show the map of the clips in `rows` of a store at each snapshot of a pre-training, one at a time.
 
     A slider or the play button goes through the steps, and the points move to their new places. Press a
     point to hear it. Beside the map stands how often a clip's nearest neighbour has the same value of
     `column`; the clip's own group is left out. Raises `UserError` if the run has no snapshots.
+
+    The page with one map at a time.
     """
-    return WatchItLearn(corpus, store, run, rows, column)
 
-
-class WatchItLearn(parts.WidgetWithFallback):
-    """The page with one map at a time."""
-
-    def __init__(self, corpus: Corpus, store: MelStore, run: Path | str, rows: np.ndarray, column: str):
+    def __init__(
+        self, corpus: Corpus, store: MelStore, run: Path | str, rows: np.ndarray, column: str = "label"
+    ):
         super().__init__()
         features = snapshot_features(Run(run), store, rows, progress=True)
         self.clips, self.column = store.clips.iloc[rows], column

@@ -91,7 +91,6 @@ function render({ model, el }) {
     const latency = performance.now() - asked;
     asked = 0;
     root.dataset.latency = latency.toFixed(1);
-    tellKernel("latency", latency);
   };
   audio.onerror = () => {
     if (audio.getAttribute("src")) said.textContent = `${title(map.current)}: its sound cannot be loaded`;

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
 from colalib.data import audio
-from colalib.data.audio import preview, to_mp3
+from colalib.data.audio import preview, previews, to_mp3
 from colalib.data.corpus import Corpus
 from colalib.data.store import MelStore
 from colalib.evaluation import embed, neighbours, plots
@@ -81,7 +81,6 @@ class Map(anywidget.AnyWidget):
     picked = traitlets.List().tag(sync=True)
     # {"name", "sound", "points": [x, y] per space, "near": numbers per space}
     added = traitlets.List().tag(sync=True)
-    latency = traitlets.Float(0.0).tag(sync=True)  # ms from the last press to sound
     # {"words", "mean", "low", "high"} per space, or empty
     scores = traitlets.List().tag(sync=True)
     moment = traitlets.Int(0).tag(sync=True)  # number of the space that is shown
@@ -193,9 +192,7 @@ def encode_column(values: np.ndarray) -> dict:
     return {"names": names.tolist(), "colours": [colour[name] for name in names], "codes": codes.tolist()}
 
 
-def embedding_map(
-    corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None = None, k: int = 5
-) -> EmbeddingMap:
+class EmbeddingMap(parts.WidgetWithFallback):
     """Show maps of a corpus' clips side by side.
 
     Hover over a point to read, press it to hear it (or use arrow keys and Enter). Drag around several to
@@ -205,15 +202,17 @@ def embedding_map(
     `spaces`: name → `Space`, one or two. `columns`: those of the store's table to colour by (default: all
     with 2 to 20 values). If all spaces have an encoder, you can add a recording of your own. Sounds play
     without a kernel: they are in the page (up to 500 clips) or files on the Jupyter server.
+
+    The page with the maps, and a row to add recordings: an upload, a path, a message.
     """
-    return EmbeddingMap(corpus, store, spaces, columns, k)
-
-
-class EmbeddingMap(parts.WidgetWithFallback):
-    """The page with the maps, and a row to add recordings: an upload, a path, a message."""
 
     def __init__(
-        self, corpus: Corpus, store: MelStore, spaces: dict[str, Space], columns: list[str] | None, k: int
+        self,
+        corpus: Corpus,
+        store: MelStore,
+        spaces: dict[str, Space],
+        columns: list[str] | None = None,
+        k: int = 5,
     ):
         super().__init__()
         self.store = store
@@ -321,6 +320,5 @@ def page_sounds(files: list[Path]) -> dict:
     """Return the traits of `Map` that hold the sounds: previews of a few clips, links to many."""
     if len(files) > IN_PAGE:
         return {"links": links(files)}
-    previews = Parallel(n_jobs=2)(delayed(preview)(file) for file in files)
-    ends = np.cumsum([0, *map(len, previews)])
-    return {"previews": b"".join(previews), "offsets": ends.tolist()}
+    sounds = [*previews((file, 0.0) for file in files)]
+    return {"previews": b"".join(sounds), "offsets": np.cumsum([0, *map(len, sounds)]).tolist()}

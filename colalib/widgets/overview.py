@@ -83,10 +83,7 @@ def metrics_damaged(run: Run) -> bool:
 
 def raw_metrics(run: Run) -> pd.DataFrame:
     """Return metrics.csv as far as it can be read, without the columns that nobody draws."""
-    try:
-        table = run.metrics()
-    except ValueError:  # bytes that are not text
-        return pd.DataFrame()
+    table = run.metrics()
     if not isinstance(table.index, pd.RangeIndex):  # rows are longer than the head
         return pd.DataFrame()
     return table[[column for column in COLUMNS if column in table]]

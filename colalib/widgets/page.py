@@ -20,16 +20,16 @@ from urllib.parse import quote
 import anywidget
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from sklearn.preprocessing import StandardScaler
 
+from colalib.data.audio import previews
+from colalib.data.splits import check_column
 from colalib.data.store import MelStore, is_store
 from colalib.errors import UserError
 from colalib.evaluation import embed
 from colalib.evaluation.embedding import corpus_of
+from colalib.evaluation.flattening import layout
 from colalib.files import atomic, check_ours, check_writable, fingerprint
-from colalib.widgets.flatten import flatten
-from colalib.widgets.maps import colour_columns, make_page, preview
+from colalib.widgets.maps import colour_columns, make_page
 
 MOST_INSIDE = 300  # MB of sounds in a page, and below of the whole: browsers hold no longer text
 LARGEST = 450_000_000  # characters
@@ -190,8 +190,8 @@ def write_map(
     root = store.audio_root() if store else corpus_of(source).root
     embedded = embed(source, encoder, **options)
     clips = embedded.clips
-    if unknown := [label for label in labels if label not in clips]:
-        raise UserError(f"no column {unknown[0]!r} in the table of clips: there are {', '.join(clips)}")
+    for label in labels:
+        check_column(clips, label)
     folder = out.with_name(f"{out.stem}-sounds")
     sounds = write_sounds([root / path for path in clips["path"]], folder, int(inside * 1e6 * 3 / 4))
     # name → features and places; the name stands above the map
@@ -212,18 +212,6 @@ def write_map(
     return MapFile(len(clips), int((sizes > 0).sum()), int(linked.sum()), folder, missing, embedded.left_out)
 
 
-def layout(features: np.ndarray) -> np.ndarray:
-    """Return places on a map of embeddings, [n, d] → [n, 2]: UMAP of the standardised embeddings.
-
-    Clips that are fewer than 4, or all equal, stand in a circle: UMAP has nothing to go by.
-    """
-    x = StandardScaler().fit_transform(features)
-    if len(x) < 4 or np.ptp(features, axis=0).max() < 1e-6:
-        angles = 2 * np.pi * np.arange(len(x)) / len(x)
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return flatten(x)
-
-
 def write_sounds(files: list[Path], folder: Path, limit: int) -> dict:
     """Return the traits of `maps.Map` that hold the sounds: `limit` bytes of previews, links to the others.
 
@@ -231,8 +219,7 @@ def write_sounds(files: list[Path], folder: Path, limit: int) -> dict:
     links are relative to the folder around it. A file that cannot be read has neither.
     """
     inside, offsets, links = [], [0], []
-    decoding = Parallel(n_jobs=2, prefer="threads", return_as="generator")
-    for sound in decoding(delayed(preview)(file) for file in files):
+    for sound in previews((file, 0.0) for file in files):
         fits = offsets[-1] + len(sound) <= limit
         link = ""
         if fits:

@@ -97,13 +97,7 @@ def similarities(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarr
     return F.cosine_similarity(h[:1], h[1:]).numpy()
 
 
-def pair_player(
-    corpus: Corpus,
-    store: MelStore,
-    encoders: dict[str, Encoder] | None = None,
-    candidates: int = 4,
-    seed: int = 0,
-) -> PairPlayer:
+class PairPlayer(parts.WidgetWithFallback):
     """Show anchor, positive and distractors side by side, to hear and to see where they lie in their clips.
 
     You can draw others and switch augmentations on. In the quiz you say which candidate comes from the
@@ -111,23 +105,24 @@ def pair_player(
     anchor, and its score beside yours; by default the encoder that comes with the course answers.
     `candidates` to choose from; `seed` of what is drawn. Clips are those of the validation split, if it
     has enough groups.
-    """
-    return PairPlayer(corpus, store, encoders or {}, candidates, seed)
 
-
-class PairPlayer(parts.WidgetWithFallback):
-    """A mode to choose, a button for another question, switches, a card per segment, the quiz' buttons.
+    A mode to choose, a button for another question, switches, a card per segment, the quiz' buttons.
 
     `cards[0]` is the anchor's; `choose[i]` chooses candidate i. `score` maps each name to [right, asked].
     """
 
     def __init__(
-        self, corpus: Corpus, store: MelStore, encoders: dict[str, Encoder], candidates: int, seed: int
+        self,
+        corpus: Corpus,
+        store: MelStore,
+        encoders: dict[str, Encoder] | None = None,
+        candidates: int = 4,
+        seed: int = 0,
     ):
         super().__init__()
         self.corpus = corpus
         self.store = store
-        self.encoders = encoders
+        self.encoders = encoders or {}
         self.seed = seed
         self.score = valid_score(read_settings("quiz"))
         # after a restart other questions than those that were answered before

@@ -34,37 +34,34 @@ SHOWN = {
 }  # fmt: skip
 
 
-def training_panel(
-    stores: list,
-    folder: Path | str,
-    kind: type = PretrainConfig,
-    names: tuple[str, ...] | None = None,
-    starts: dict[str, str | Path | None] | None = None,
-) -> TrainingPanel:
+class TrainingPanel(parts.WidgetWithFallback):
     """Show settings to train with, and the curves of the runs in `folder`; train, stop and resume.
 
-    `stores`: paths of the stores to train on. `names`: the settings to show (default: `SHOWN`). In a
-    pre-training panel you pick the encoder that the next notebooks use. A fine-tuning panel offers the
-    encoders of `starts` to start from (name → run, None: from scratch).
+    `stores`: paths of the stores to train on. In a pre-training panel you pick the encoder that the next
+    notebooks use. A fine-tuning panel offers the encoders of `starts` to start from (name → run, None: from
+    scratch).
 
     Training is `python -m colalib pretrain` (or `finetune`) in a process of its own: the notebook stays
     usable, and a restarted kernel finds the training still running.
+
+    Controls of the settings, buttons, what the training says of itself, its curves, and the runs.
     """
-    return TrainingPanel(stores, folder, kind, names or SHOWN[kind], starts or {})
-
-
-class TrainingPanel(parts.WidgetWithFallback):
-    """Controls of the settings, buttons, what the training says of itself, its curves, and the runs."""
 
     _steps: int | None = None  # tests train by steps, because minutes differ from machine to machine
 
-    def __init__(self, stores: list, folder: Path | str, kind: type, names: tuple[str, ...], starts: dict):
+    def __init__(
+        self,
+        stores: list,
+        folder: Path | str,
+        kind: type = PretrainConfig,
+        starts: dict[str, str | Path | None] | None = None,
+    ):
         super().__init__()
         # absolute: a training that was begun in another folder is found, and resumed with the same paths
         self.stores = [os.path.abspath(store) for store in stores]
         self.folder = Path(os.path.abspath(folder))
         self.command = "pretrain" if kind is PretrainConfig else "finetune"
-        self.starts = starts
+        self.starts = starts or {}
         self.validation: Clips | None = None  # clips that show how the similarity matrix sharpens
         if self.command == "pretrain":
             self.validation = split_validation(pretraining_clips([open_store(s) for s in self.stores]), 0)[1]
@@ -75,7 +72,7 @@ class TrainingPanel(parts.WidgetWithFallback):
         self.refreshing = False
         self.checkpoint_time = 0.0  # of the checkpoint whose similarities are shown
         self.judgements: dict[tuple, dict] = {}  # run and time of its checkpoint → what `judge` says
-        self.settings = controls(kind, names)
+        self.settings = controls(kind, SHOWN[kind])
         self.make_inputs()
         self.make_outputs()
         self.children = self.arrange()
@@ -83,7 +80,7 @@ class TrainingPanel(parts.WidgetWithFallback):
         self.defaults = {name: control.value for name, control in self.tuned.items()}
         self.refresh()
         kept = self.tuned | {"show runs": self.overlay}
-        if starts:
+        if self.starts:
             kept["start from"] = self.start_from
         parts.persist(f"training_panel_{self.command}", kept)
         self.listen()

@@ -31,6 +31,8 @@ from colalib.evaluation import plots
 from colalib.widgets import KEEP_PAGES, PAGE
 from colalib.widgets.choices import change_choice, read_settings
 
+WIDE = {"style": {"description_width": "15em"}, "layout": {"width": "32em"}}  # of a control
+SLIDER = WIDE | {"continuous_update": False}
 ROW = {"flex_flow": "row wrap"}  # layout of a row that breaks where the window is narrow
 NO_SOUND = (audio.Unusable, OSError)  # what loading a recording raises: for its own fault, or the machine's
 MAX_UPLOAD = 500_000_000  # bytes; 47 minutes of a CD as WAV

@@ -50,7 +50,7 @@ def test_memory_is_weighed():
 
 
 TINY = {  # what `colalib bench` measures, at the smallest size
-    "gemm_peak": {"n": 64, "seconds": 0.01},
+    "gemm_peak": {"seconds": 0.01},
     "training_throughput": {"batch": 2, "seconds": 0.1},
     "step_shares": {"batch": 2, "steps": 1},
     "embedding_speed": {"segments": 4, "seconds": 0.1},
@@ -58,6 +58,7 @@ TINY = {  # what `colalib bench` measures, at the smallest size
     "preparing": {"clips": 4, "seconds": 0.5},
     "preparing_parts": {"seconds": 1.0, "rounds": 1},
     "large_store": {"pairs": 8},
+    "searching": {"clips": 100, "size": 8, "seconds": 0.1},
     "peak_memory": {"batch": 8, "chunk": 4},
 }
 
@@ -67,6 +68,8 @@ def smaller(function, size):
 
     def call_smaller(*args, **kwargs):
         given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        for name in given.keys() & size:  # what is replaced would have done as well
+            assert type(given[name]) is type(size[name]), f"{function.__name__}: {name} = {given[name]}"
         return function(**given | size)
 
     return call_smaller

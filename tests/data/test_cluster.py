@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 from helpers import run_command
 
-from colalib.data import corpora, store
+from colalib.data import corpora, processes, store
 from colalib.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_the_same_store_on_threads_and_on_a_cluster(folder, mel_store, tmp_path)
     # a LocalCluster leaves OMP_NUM_THREADS and its like behind, which later tests would inherit
     with mock.patch.dict(os.environ), distributed.LocalCluster(**local) as cluster:
         for name, scheduler in (("threading", None), ("dask", cluster.scheduler_address)):
-            with store.backend(name, scheduler):
+            with processes.backend(name, scheduler):
                 built = store.build(corpora.load(folder), tmp_path / name, progress=False)
             assert {p.name: p.read_bytes() for p in built.path.iterdir()} == usual
         address = ["--backend", "dask", "--scheduler", cluster.scheduler_address]
@@ -36,5 +36,5 @@ def test_the_same_store_on_threads_and_on_a_cluster(folder, mel_store, tmp_path)
     ],
 )
 def test_a_cluster_that_is_not_there(name, scheduler, message):
-    with pytest.raises(UserError, match=message), store.backend(name, scheduler):
+    with pytest.raises(UserError, match=message), processes.backend(name, scheduler):
         pass

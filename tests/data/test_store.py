@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from helpers import ROOT, run_command, tone
 
-from colalib.data import corpora, store
+from colalib.data import corpora, processes, store
 from colalib.data.audio import MelConfig
 from colalib.errors import UserError
 
@@ -40,7 +40,7 @@ def test_result_does_not_depend_on_jobs(mel_store, folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["multiprocessing", "threading"])
 def test_result_does_not_depend_on_the_backend(folder, mel_store, tmp_path, name):
-    with store.backend(name):
+    with processes.backend(name):
         other = store.build(corpora.load(folder), tmp_path / "s", jobs=2, progress=False)
     assert content(other.path) == content(mel_store.path)
 

@@ -157,7 +157,7 @@ def test_one_clip_has_a_table_too(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(300, 1, 1), RATE)
     evaluation.embed_to_file(tmp_path / "a.wav", "mel-stats", tmp_path / "e.parquet")
     (row,) = parquet.read_table(tmp_path / "e.parquet").to_pylist()
-    assert row["projection_x"] == 0
+    assert np.isfinite([row["projection_x"], row["projection_y"]]).all()
 
 
 def test_without_pyarrow_a_line_says_so(tmp_path, monkeypatch):

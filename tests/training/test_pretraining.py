@@ -13,8 +13,8 @@ from colalib.data import corpora, store
 from colalib.data.corpus import Corpus
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
+from colalib.training.callbacks import Snapshots
 from colalib.training.runs import Run, open_run
-from colalib.training.trainer import Snapshots
 
 
 def test_run_folder_of_pretraining(pretrained, mel_store):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from colalib import training
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
-from colalib.training.trainer import MetricsCsv, Schedule, total_steps
+from colalib.training.callbacks import MetricsCsv, Schedule
+from colalib.training.trainer import total_steps
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():

@@ -117,7 +117,7 @@ def test_training_panel(mel_store, short_run, tmp_path):
     metrics.write_text("step,epoch,seconds,train/loss\n0,0,1,2\n5,1,2,1\n")
     (tmp_path / f"{SCRIPT} damaged").mkdir()
     (tmp_path / f"{SCRIPT} damaged" / "config.json").write_text("[]")
-    shown = panel.training_panel([mel_store.path], tmp_path)
+    shown = panel.TrainingPanel([mel_store.path], tmp_path)
     assert_text(shown.runs.value, 2)  # in the table, and among what cannot be read
     shown.overlay.value = (SCRIPT, MONEY)
     assert_text(shown.curves.value)

@@ -16,6 +16,7 @@ from helpers import RATE, call, tone
 from widget_helpers import Tags
 
 from colalib.errors import UserError
+from colalib.evaluation import flattening
 from colalib.widgets import maps, page
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -65,7 +66,7 @@ def one_process(monkeypatch):
 @pytest.fixture
 def flat(monkeypatch):
     """A plane in place of UMAP, which takes long."""
-    monkeypatch.setattr(page, "flatten", lambda x: x[:, :2])
+    monkeypatch.setattr(flattening, "flatten", lambda x: x[:, :2])
 
 
 @pytest.fixture

@@ -39,14 +39,14 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path, monkeypatch):
     given = ["pretrain", str(mel_store.path), "--steps", str(MANY_STEPS), "--batch-size", "16"]
     job = Job.start(panel.Path(relative), given)
     # before the run has written a thing
-    shown = panel.training_panel([mel_store.path], out.parent)
+    shown = panel.TrainingPanel([mel_store.path], out.parent)
     assert shown.train.disabled
     assert not shown.stop.disabled
     wait(lambda: len(run.metrics()) > 2)
     assert 0 < run.progress()[0] < 1
     assert Job(out).process(), "a later kernel finds it"
-    assert panel.training_panel([mel_store.path], "panel").train.disabled, "by any path"
-    finetuning = panel.training_panel([mel_store.path], "panel", FinetuneConfig, starts={"scratch": None})
+    assert panel.TrainingPanel([mel_store.path], "panel").train.disabled, "by any path"
+    finetuning = panel.TrainingPanel([mel_store.path], "panel", FinetuneConfig, starts={"scratch": None})
     assert not finetuning.train.disabled, "it is a training of another kind"
     assert list(overview.run_table(out.parent, "pretrain")["state"]) == ["training"]
     shown.run_name.value = "run-1"
@@ -81,7 +81,7 @@ def test_training_stops_resumes_and_finishes(mel_store, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_classifier_from_scratch_stops_and_resumes_by_the_buttons(mel_store, tmp_path):
     folder = tmp_path / "panel"
-    shown = panel.training_panel([mel_store.path], folder, FinetuneConfig, starts={"scratch": None})
+    shown = panel.TrainingPanel([mel_store.path], folder, FinetuneConfig, starts={"scratch": None})
     shown._steps = MANY_STEPS
     shown.settings["seed"].value = 3
     shown.train.click()
@@ -136,7 +136,7 @@ NO_NAMES["y" * 230] = "cannot be started: File name too long"  # only its record
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=range(len(NO_NAMES)))
 def test_a_name_that_no_run_can_have_is_told_in_a_line(mel_store, tmp_path, name):
-    shown = panel.training_panel([mel_store.path], tmp_path / "panel")
+    shown = panel.TrainingPanel([mel_store.path], tmp_path / "panel")
     shown._steps = MANY_STEPS
     shown.run_name.value = name
     shown.train.click()
@@ -166,7 +166,7 @@ def test_a_record_that_cannot_be_written_leaves_no_process(mel_store, tmp_path, 
 
     monkeypatch.setattr("colalib.widgets.job.subprocess.Popen", Process)
     monkeypatch.setattr("colalib.widgets.job.write_json", full)
-    shown = panel.training_panel([mel_store.path], tmp_path / "panel")
+    shown = panel.TrainingPanel([mel_store.path], tmp_path / "panel")
     shown.train.click()
     assert shown.status.value == "run-1 cannot be started: No space left on device"
     assert len(Process.all) == 1
@@ -175,7 +175,7 @@ def test_a_record_that_cannot_be_written_leaves_no_process(mel_store, tmp_path, 
 
 
 def test_a_setting_that_no_command_can_take_is_told_in_a_line(mel_store, tmp_path):
-    shown = panel.training_panel(
+    shown = panel.TrainingPanel(
         [mel_store.path], tmp_path / "panel", FinetuneConfig, starts={"scratch": None}
     )
     shown.settings["labels_per_class"].value = "5\0"
@@ -200,7 +200,7 @@ def stopped(short_run, tmp_path, mel_store):
 
 def test_runs_of_any_batch_size_are_judged_on_the_same_pairs(stopped, pretrained, mel_store):
     shutil.copytree(pretrained, stopped.parent / "run-2")
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     sizes = [run.config.batch_size for run in overview.runs_of(stopped.parent, "pretrain")]
     assert len(set(sizes)) == 2
     shown.validation = pretraining_clips([mel_store])  # more groups than one
@@ -227,7 +227,7 @@ def test_runs_of_any_batch_size_are_judged_on_the_same_pairs(stopped, pretrained
 def test_a_wrong_press_after_a_stop_leaves_the_run_to_be_resumed(stopped, mel_store):
     record = stopped.with_name("run-1.job.json")
     before = record.read_text()
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     assert not shown.resume.disabled
     shown.run_name.value = "run-1"
     shown.settings["seed"].value = 5
@@ -254,12 +254,12 @@ def test_a_run_that_no_panel_began_cannot_be_resumed(stopped, mel_store):
         '{"given": ["fetch"]}',
     ):
         record.write_text(damage)
-        assert panel.training_panel([mel_store.path], stopped.parent).resume.disabled, damage
+        assert panel.TrainingPanel([mel_store.path], stopped.parent).resume.disabled, damage
         assert Job(stopped).process() is None
     record.unlink()
     Job.start(stopped, ["finetune"]).started.wait()
     assert Job(stopped).given() == [], "what is refused now did not begin it"
-    assert panel.training_panel([mel_store.path], stopped.parent).resume.disabled
+    assert panel.TrainingPanel([mel_store.path], stopped.parent).resume.disabled
 
 
 OWN = pytest.param(os.getpid(), id="own")
@@ -305,7 +305,7 @@ def test_damaged_and_foreign_folders_are_named_and_the_rest_is_shown(stopped, sh
     os.mkdir(os.fsencode(folder) + b"/\xff\xfe")
     shutil.copy(short_run / "config.json", os.fsencode(folder) + b"/\xff\xfe/config.json")
     shutil.copytree(short_run, folder / "good")
-    shown = panel.training_panel([mel_store.path], folder)
+    shown = panel.TrainingPanel([mel_store.path], folder)
     assert set(overview.run_table(folder, "pretrain")["run"]) == {"run-1", "good"}
     assert [run.name for run in overview.runs_of(folder, "finetune")] == []
     said = Tags(shown.runs.value).text
@@ -340,7 +340,7 @@ ODD_METRICS = {  # but numbers
 def test_damaged_metrics_are_named_and_the_rest_is_shown(stopped, short_run, mel_store, content):
     shutil.copytree(short_run, stopped.with_name("good"))
     write(stopped / "metrics.csv", content)
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     assert set(overview.run_table(stopped.parent, "pretrain")["run"]) == {"run-1", "good"}
     assert "run-1: metrics.csv is damaged" in shown.runs.value
     assert "good: " not in shown.runs.value
@@ -351,7 +351,7 @@ def test_damaged_metrics_are_named_and_the_rest_is_shown(stopped, short_run, mel
 @pytest.mark.parametrize("content", ODD_METRICS.values(), ids=ODD_METRICS)
 def test_metrics_of_a_training_that_went_wrong_are_no_damage(stopped, mel_store, content):
     (stopped / "metrics.csv").write_text(content)
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     assert "Cannot be read" not in shown.runs.value
     shown.overlay.value = ("run-1",)
     assert np.isfinite(overview.metrics_of(Run(stopped))["step"]).all()
@@ -374,7 +374,7 @@ class Training:
 
 @pytest.mark.parametrize("content", [*METRICS.values(), *ODD_METRICS.values()], ids=[*METRICS, *ODD_METRICS])
 def test_a_training_whose_files_are_damaged_is_watched_to_its_end(stopped, mel_store, content):
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     write(stopped / "metrics.csv", content)
     (stopped / "last.ckpt").write_bytes(b"no checkpoint")
     shown.watch(Training(stopped))
@@ -385,7 +385,7 @@ def test_a_training_whose_files_are_damaged_is_watched_to_its_end(stopped, mel_s
 
 
 def test_a_panel_whose_end_fails_can_be_used_again(stopped, mel_store):
-    shown = panel.training_panel([mel_store.path], stopped.parent)
+    shown = panel.TrainingPanel([mel_store.path], stopped.parent)
     training = Training(stopped)
     training.error = lambda: 1 / 0
     shown.watch(training)
@@ -399,7 +399,7 @@ def test_the_picked_encoder_is_the_course_s(mel_store, short_run, tmp_path, caps
     folder = tmp_path / "runs"
     run = folder / "mine"
     shutil.copytree(short_run, run)
-    shown = panel.training_panel([mel_store.path], folder)
+    shown = panel.TrainingPanel([mel_store.path], folder)
     shown.encoder.value = str(run)
     assert course.encoder() == run
     assert "picked" in capsys.readouterr().out

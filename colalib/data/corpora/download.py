@@ -307,5 +307,8 @@ def _content_range(answer: requests.Response) -> tuple[int | None, int | None]:
 
 def _reason(error: Exception) -> str:
     """Return a few words on an error of a connection."""
-    reasons = {requests.Timeout: "no answer in time", requests.exceptions.SSLError: "no safe connection"}
-    return reasons.get(type(error), "no connection, or it broke too often")
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no safe connection"
+    return "no connection, or it broke too often"

@@ -52,12 +52,12 @@ def unpack(packed: Path, target: Path, inside: str = "", limit: int = 0, progres
                 if not parts:
                     continue
                 file = work.joinpath(*parts)
-                if stream is not None and (folded := "/".join(parts).casefold()) in names:
-                    raise UserError(f"{packed}: not safe: two members are named {name!r}")
-                names.add(folded if stream is not None else None)
                 if stream is None:
                     file.mkdir(parents=True, exist_ok=True)
                     continue
+                if (folded := "/".join(parts).casefold()) in names:
+                    raise UserError(f"{packed}: not safe: two members are named {name!r}")
+                names.add(folded)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with open(file, "wb") as out:
                     while chunk := stream.read(CHUNK):  # counted: the size in a header may be wrong
