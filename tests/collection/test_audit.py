@@ -186,3 +186,11 @@ def test_findings_of_another_program_stay(planted_store, tmp_path, capsys):
         assert code == 2
         assert f"{name} was not written by colalib" in error
         assert (folder / name).read_text() == "mine"
+
+
+def test_classes_of_a_few_clips_are_audited_too(tmp_path):
+    for label, pitch in (("low", 200), ("high", 2000)):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            soundfile.write(tmp_path / label / f"{i}.wav", tone(pitch + 7 * i, 1.0, i), RATE)
+    assert audit(tmp_path, encoder="mel-stats", jobs=1).clips == 6

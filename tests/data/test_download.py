@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import requests
 import soundfile
 
 from colalib.data import corpora, store
@@ -352,6 +353,19 @@ def test_a_file_of_unknown_length_is_whole_when_nothing_lies_behind(server, monk
 
     monkeypatch.setattr(Handler, "do_GET", no_length)
     assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (requests.ReadTimeout(), "no answer in time"),
+        (requests.ConnectTimeout(), "no answer in time"),
+        (requests.exceptions.SSLError(), "no safe connection"),
+        (requests.ConnectionError(), "no connection"),
+    ],
+)
+def test_what_broke_a_download_is_said(error, words):
+    assert download._reason(error).startswith(words)
 
 
 def test_refusals_leave_nothing(server, monkeypatch, tmp_path):

@@ -160,6 +160,21 @@ def test_one_clip_has_a_table_too(tmp_path):
     assert np.isfinite([row["projection_x"], row["projection_y"]]).all()
 
 
+def test_equal_clips_have_places_in_the_table(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for i in range(5):
+        soundfile.write(tmp_path / f"{i}.wav", tone(300, 1, 1), RATE)
+    evaluation.embed_to_file(tmp_path, "mel-stats", tmp_path / "e.parquet")
+    table = parquet.read_table(tmp_path / "e.parquet").to_pandas()
+    assert np.isfinite(table[["projection_x", "projection_y"]]).all(axis=None)
+
+
+def test_a_folder_of_names_that_are_no_text_has_nothing_to_embed(tmp_path):
+    soundfile.write(tmp_path / "a\nb.wav", tone(300, 1, 1), RATE)
+    with pytest.raises(UserError, match="no"):
+        colalib.embed(tmp_path, "mel-stats")
+
+
 def test_without_pyarrow_a_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.embedding_files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install pyarrow"):

@@ -7,6 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from helpers import call
 
 from colalib import training
 from colalib.data import audio
@@ -89,6 +90,16 @@ def test_predictions_in_the_former_form_are_read(finetuned, tmp_path):
     assert predictions["seed"].dtype == int
     budgets = predictions[["model", "labels_per_class"]].drop_duplicates().values.tolist()
     assert budgets == [["probe", "10"], ["probe", ""], ["kNN (b)", ""]]
+
+
+@pytest.mark.parametrize("config", [None, [1], {"lr": "x"}])
+def test_a_damaged_run_is_not_resumed(pretrained, mel_store, tmp_path, capsys, config):
+    out = shutil.copytree(pretrained, tmp_path / "run")
+    description = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(description | {"config": config}))
+    code, _, error = call(capsys, "pretrain", mel_store.path, "--out", out, "--resume")
+    assert (code, error.count("\n")) == (2, 1), error
+    assert "config.json" in error
 
 
 def test_a_run_from_before_a_setting_resumes(pretrained, mel_store, tmp_path):

@@ -171,7 +171,7 @@ def test_a_map_of_a_store(mel_store, tmp_path, flat):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--label", "colour"], "no column 'colour' in the table of clips: there are clip_id, path"),
+        (["--label", "colour"], "no column 'colour': there are clip_id, path"),
         (["--inside", "2000"], "--inside 2000: a page holds 0 to 300 MB of sounds"),
         (["--inside", "-1"], "--inside -1: a page holds"),
         (["--inside", "nan"], "--inside nan: a page holds"),
