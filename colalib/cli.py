@@ -378,7 +378,7 @@ def ablate(args) -> None:
 
 def embed_options(parser: ArgumentParser) -> None:
     parser.add_argument("source", help="folder of audio, an audio file, or a store")
-    add_encoder(parser)
+    add_encoder(parser, "default")
     parser.add_argument(
         "--every",
         type=positive,
