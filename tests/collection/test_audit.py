@@ -1,5 +1,7 @@
 """An audit finds the faults that were planted, and says what it did not look for."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +42,8 @@ def test_a_shift_in_time_says_where_to_listen(audited):
 def test_swapped_labels_are_on_top(audited, planted):
     truth = planted[1]
     swapped = set(truth["path"][truth["label"] != truth["true"]])
+    (note,) = (note for note in audited.notes if "agrees with" in note)
+    assert 75 <= int(re.search(r"(\d+)%", note)[1]) <= 100 * (1 - len(swapped) / len(truth))
     listed = audited.findings[audited.findings["kind"] == "label"].head(len(truth) // 10)
     assert len(swapped & set(listed["path"])) >= 0.8 * len(swapped)
 
