@@ -25,7 +25,7 @@ BATCH = 10  # clips that are proposed at a time
 
 
 class Labeller(parts.WidgetWithFallback):
-    """Show a map on which you give clips labels by ear; they are written to the folder's index.csv.
+    """A map on which you give clips labels by ear; they are written to the folder's index.csv.
 
     Press a point, type what you hear, and label this clip; or drag around several and label all of them.
     *What to label next* lists ten clips that are worth a label: different ones, and some about which a linear
@@ -34,8 +34,6 @@ class Labeller(parts.WidgetWithFallback):
 
     `store`: made of the corpus; `column`: of labels in index.csv. Raises `UserError` if index.csv cannot
     be read.
-
-    The map, a row of controls, the clip that is selected, a message, and the curve.
     """
 
     def __init__(self, corpus: Corpus, store: MelStore, space: Space, column: str = "label"):

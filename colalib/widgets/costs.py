@@ -11,11 +11,9 @@ from colalib.widgets import parts
 
 
 class Calculator(parts.WidgetWithFallback):
-    """Show sliders for clips, passes, batch, cores and devices, and the hours, disk and memory that follow.
+    """Sliders for clips, passes, batch, cores and devices, and the hours, disk and memory that follow.
 
     `measured`: constants measured on this machine, one for each architecture.
-
-    A known corpus or sliders of a project's size; below them what it would cost.
     """
 
     def __init__(self, measured: list[Constants]):

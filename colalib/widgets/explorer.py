@@ -47,12 +47,10 @@ def misclassified(predictions: pd.DataFrame, label: str, predicted: str) -> list
 
 
 class ResultsExplorer(parts.WidgetWithFallback):
-    """Show the accuracies of models on tasks, and the confusion matrix of one model.
+    """The accuracies of models on tasks, and the confusion matrix of one model.
 
     Press a cell of the matrix to hear its clips, the first 5 s of each. `predictions`: a table such
     as `evaluation.compare` returns beside its results, or one or several files such as predictions.csv.
-
-    A task and a model to choose, accuracies as a picture, a matrix, and players.
 
     `counts` holds the clips per true class (row) and answer of the chosen model, as a mean over its seeds.
     """

@@ -20,13 +20,13 @@ NEAREST = 10
 
 
 class UmapLab(parts.WidgetWithFallback):
-    """Show controls of UMAP, the map that they give, and two numbers: how much of the space the map keeps.
+    """Controls of UMAP, the map that they give, and two numbers: how much of the space the map keeps.
 
     `spaces`: name → vectors [n, d], for example an encoder or a layer; `labels` [n] colour the points. At
     most 400 points are drawn, chosen at random. Standardise the vectors before, if their columns have
     different spreads. Raises `UserError` if vectors and labels do not belong together.
 
-    Controls, a button, a message, a picture. `numbers` are those of this map, `before` of the last one.
+    `numbers` are those of this map, `before` of the last one.
     """
 
     def __init__(self, spaces: dict[str, np.ndarray], labels: np.ndarray):

@@ -10,11 +10,9 @@ from colalib.widgets import parts
 
 
 class Question(w.VBox):
-    """Show a question; `choices` maps each answer to what is said after it, and `right` is one of them.
+    """A question; `choices` maps each answer to what is said after it, and `right` is one of them.
 
     The guess is kept under `name`. Raises `ValueError` if `right` is none of the choices.
-
-    The text, a button per choice, and what is said of the guess.
     """
 
     def __init__(self, name: str, text: str, choices: dict[str, str], right: str):

@@ -119,12 +119,10 @@ def draw(view: MelView, before: MelView | None, colours: dict[str, float]) -> Fi
 
 
 class MelLaboratory(parts.WidgetWithFallback):
-    """Show sliders for a log-mel spectrogram; picture, re-synthesis and cost follow them.
+    """Sliders for a log-mel spectrogram; picture, re-synthesis and cost follow them.
 
     `sounds`: name → audio file or waveform [samples] at 16 kHz, of which the first `seconds` are used. You
     can add a file of your own.
-
-    A clip to choose, sliders, players, numbers and a picture.
 
     `view` is what is shown now, `before` the same clip under the setting before.
     """

@@ -75,13 +75,11 @@ def neighbour_accuracy(spaces: dict[str, np.ndarray], clips: pd.DataFrame, colum
 
 
 class WatchItLearn(parts.WidgetWithFallback):
-    """Show the map of the clips in `rows` of a store at each snapshot of a pre-training, one at a time.
+    """The map of the clips in `rows` of a store at each snapshot of a pre-training, one at a time.
 
     A slider or the play button goes through the steps, and the points move to their new places. Press a
     point to hear it. Beside the map stands how often a clip's nearest neighbour has the same value of
     `column`; the clip's own group is left out. Raises `UserError` if the run has no snapshots.
-
-    The page with one map at a time.
     """
 
     def __init__(

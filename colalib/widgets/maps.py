@@ -193,7 +193,7 @@ def encode_column(values: np.ndarray) -> dict:
 
 
 class EmbeddingMap(parts.WidgetWithFallback):
-    """Show maps of a corpus' clips side by side.
+    """Maps of a corpus' clips side by side.
 
     Hover over a point to read, press it to hear it (or use arrow keys and Enter). Drag around several to
     list them and play them in turn. Lines lead to the k clips that are nearest in the space itself; the
@@ -202,8 +202,6 @@ class EmbeddingMap(parts.WidgetWithFallback):
     `spaces`: name → `Space`, one or two. `columns`: those of the store's table to colour by (default: all
     with 2 to 20 values). If all spaces have an encoder, you can add a recording of your own. Sounds play
     without a kernel: they are in the page (up to 500 clips) or files on the Jupyter server.
-
-    The page with the maps, and a row to add recordings: an upload, a path, a message.
     """
 
     def __init__(

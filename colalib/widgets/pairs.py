@@ -98,15 +98,13 @@ def similarities(encoder: Encoder, anchor: np.ndarray, candidates: list[np.ndarr
 
 
 class PairPlayer(parts.WidgetWithFallback):
-    """Show anchor, positive and distractors side by side, to hear and to see where they lie in their clips.
+    """Anchor, positive and distractors side by side, to hear and to see where they lie in their clips.
 
     You can draw others and switch augmentations on. In the quiz you say which candidate comes from the
     anchor's clip. Then you see how similar each of `encoders` (name → `Encoder`) finds every candidate to the
     anchor, and its score beside yours; by default the encoder that comes with the course answers.
     `candidates` to choose from; `seed` of what is drawn. Clips are those of the validation split, if it
     has enough groups.
-
-    A mode to choose, a button for another question, switches, a card per segment, the quiz' buttons.
 
     `cards[0]` is the anchor's; `choose[i]` chooses candidate i. `score` maps each name to [right, asked].
     """

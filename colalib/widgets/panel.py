@@ -35,7 +35,7 @@ SHOWN = {
 
 
 class TrainingPanel(parts.WidgetWithFallback):
-    """Show settings to train with, and the curves of the runs in `folder`; train, stop and resume.
+    """Settings to train with, and the curves of the runs in `folder`; train, stop and resume.
 
     `stores`: paths of the stores to train on. In a pre-training panel you pick the encoder that the next
     notebooks use. A fine-tuning panel offers the encoders of `starts` to start from (name → run, None: from
@@ -43,8 +43,6 @@ class TrainingPanel(parts.WidgetWithFallback):
 
     Training is `python -m colalib pretrain` (or `finetune`) in a process of its own: the notebook stays
     usable, and a restarted kernel finds the training still running.
-
-    Controls of the settings, buttons, what the training says of itself, its curves, and the runs.
     """
 
     _steps: int | None = None  # tests train by steps, because minutes differ from machine to machine
