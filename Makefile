@@ -55,7 +55,7 @@ notebooks: .venv/ready
 	for f in notebooks/source/*.py; do $(BIN)/jupytext --to ipynb --update -o notebooks/$$(basename $$f .py).ipynb $$f || exit 1; done
 	$(BIN)/python -c "import sys; from colalib import course; sys.exit(course.run(publish=True))"
 
-# the README's pictures of the widgets, by the browser tests
+# the README's pictures of the widgets, by the browser tests, which then execute the course in profile quick
 screenshots: .venv/ready-test
 	COLA_SCREENSHOTS=notebooks/pictures $(BIN)/python -m pytest tests/browser
 

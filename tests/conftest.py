@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 from filelock import FileLock
-from helpers import RATE, tone
+from helpers import PROFILE, RATE, tone
 
 from colalib import training
 from colalib.data import corpora, store
@@ -87,18 +87,18 @@ def finetuned(mel_store, pretrained, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory, worker_id):
-    """The whole course at the size for tests, in folders of its own, executed once for all processes."""
+    """The whole course at the size of `PROFILE`, in folders of its own, executed once for all processes."""
     base = tmp_path_factory.getbasetemp()
     root = (base if worker_id == "master" else base.parent) / "course"
     record = root / "ended.json"
     with FileLock(f"{root}.lock"):
         if not record.exists():
             root.mkdir()
-            places = {"COLA_PROFILE": "test", "COLA_RUNS": f"{root}/runs", "COLA_DATA": f"{root}/data"}
+            places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": f"{root}/runs", "COLA_DATA": f"{root}/data"}
             command = [sys.executable, "-m", "colalib", "course"]
             ended = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, cwd=root)
             record.write_text(json.dumps(vars(ended)))
-    return subprocess.CompletedProcess(**json.loads(record.read_text())), root / "runs" / "test"
+    return subprocess.CompletedProcess(**json.loads(record.read_text())), root / "runs" / PROFILE
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 RATE = 16_000  # Hz, of the sounds that are made here
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # so that two processes compute the same, bit for bit
 
+SCREENSHOTS = os.environ.get("COLA_SCREENSHOTS")  # folder for the README's pictures: of a real course then
+PROFILE = "quick" if SCREENSHOTS else "test"  # of the course that tests execute
+
 # ------------------------------------------------------------------------------------------- faults
 
 ALL = os.environ.get("COLA_FAULTS") == "all"  # `make faults`: hundreds of each kind, and not a few

@@ -12,6 +12,7 @@ import time
 import warnings
 
 import pytest
+from helpers import SCREENSHOTS
 from PIL import Image
 
 
@@ -167,14 +168,13 @@ class Page:
 
     def keep(self, name):
         """Save a picture of the widget for the README, without the lab around it, in 256 colours."""
-        folder = os.environ.get("COLA_SCREENSHOTS")
-        if folder:
+        if SCREENSHOTS:
             usual = self.page.viewport_size
             self.page.set_viewport_size({"width": 1300, "height": 1800})
             self.wait_until("() => innerHeight === 1800")
             shot = Image.open(io.BytesIO(self.output().screenshot())).convert("RGB")
-            os.makedirs(folder, exist_ok=True)
-            shot.quantize(256, dither=Image.Dither.NONE).save(f"{folder}/{name}.png", optimize=True)
+            os.makedirs(SCREENSHOTS, exist_ok=True)
+            shot.quantize(256, dither=Image.Dither.NONE).save(f"{SCREENSHOTS}/{name}.png", optimize=True)
             self.page.set_viewport_size(usual)
 
     def close(self):

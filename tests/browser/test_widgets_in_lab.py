@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
+from helpers import PROFILE, SCREENSHOTS
 from jupyter_page import BROWSER, PATIENCE, Page, a_point, drop, playwright
 from widget_helpers import MANY_STEPS, shorten
 
@@ -122,7 +123,7 @@ def lab(executed):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {"COLA_PROFILE": "test", "COLA_RUNS": str(runs.parent), "COLA_DATA": str(root / "data")}
+    places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": str(runs.parent), "COLA_DATA": str(root / "data")}
     home = {"JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root), "OMP_NUM_THREADS": "2"}
     command = [
         sys.executable,
@@ -287,10 +288,11 @@ def test_training_panel(opened):
     playwright.expect(picture).not_to_have_attribute("src", first)
     out.get_by_role("button", name="Stop").click()
     out.get_by_text("run-1: stopped").wait_for()
-    run = Run(page.root / "runs" / "test" / "run-1")
+    run = Run(page.root / "runs" / PROFILE / "run-1")
     assert run.exists
     assert not run.finished
-    shorten(run.path, read_checkpoint(run.path / "last.ckpt")["global_step"] + 10)
+    if not SCREENSHOTS:
+        shorten(run.path, read_checkpoint(run.path / "last.ckpt")["global_step"] + 10)
     out.get_by_role("button", name="Resume").click()
     out.get_by_text("run-1: finished").wait_for()
     assert run.finished

@@ -5,6 +5,7 @@ import re
 import jupytext
 import nbformat
 import pytest
+from helpers import PROFILE
 
 from colalib.course import running
 
@@ -33,7 +34,7 @@ def test_every_solution_passes_and_the_lesson_runs_with_it(executed, notebook, t
     names = solved(content)
     assert names
     nbformat.write(content, tmp_path / notebook.name)
-    places = {"COLA_PROFILE": "test", "COLA_RUNS": runs.parent, "COLA_DATA": runs.parents[1] / "data"}
+    places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": runs.parent, "COLA_DATA": runs.parents[1] / "data"}
     for name, value in places.items():
         monkeypatch.setenv(name, str(value))
     copy = tmp_path / "executed.ipynb"
