@@ -22,6 +22,12 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # so that two processes compute the same,
 SCREENSHOTS = os.environ.get("COLA_SCREENSHOTS")  # folder for the README's pictures: of a real course then
 PROFILE = "quick" if SCREENSHOTS else "test"  # of the course that tests execute
 
+
+def own_parents(path: Path) -> list[Path]:
+    """Return the folders above a path, down from the one that pytest makes for its user, nearest first."""
+    return [parent for parent in path.parents if "pytest-of-" in str(parent)]
+
+
 # ------------------------------------------------------------------------------------------- faults
 
 ALL = os.environ.get("COLA_FAULTS") == "all"  # `make faults`: hundreds of each kind, and not a few

@@ -24,7 +24,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from helpers import ALL, ONE_THREAD, call, column, command, malformed, messages, run_command, send_when, tone
+from helpers import (
+    ALL,
+    ONE_THREAD,
+    call,
+    column,
+    command,
+    malformed,
+    messages,
+    own_parents,
+    run_command,
+    send_when,
+    tone,
+)
 from safetensors.torch import load_file
 
 from colalib import training
@@ -337,7 +349,7 @@ def test_folders_that_are_read_only(folder, mel_store, tmp_path):
     writable, locked = tmp_path / "writable", tmp_path / "locked"
     writable.mkdir()
     locked.mkdir()
-    to_read = [tmp_path, *tmp_path.parents[:2], folder, folder.parent, mel_store.path, mel_store.path.parent]
+    to_read = [tmp_path, *own_parents(tmp_path), folder, folder.parent, mel_store.path, mel_store.path.parent]
     for parent in to_read:
         parent.chmod(0o755)
     locked.chmod(0o555)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import command
+from helpers import command, own_parents
 
 from colalib.data.store import MelStore
 
@@ -61,7 +61,7 @@ def test_data_that_are_read_only_can_be_used(shared, mel_store, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(shared[0], data)
     shutil.copytree(mel_store.path, data / "tones.store")
-    for parent in tmp_path.parents[:2]:
+    for parent in own_parents(tmp_path):
         parent.chmod(0o755)
     tmp_path.chmod(0o755)
     for lock in data.glob(".*.lock"):
