@@ -557,50 +557,6 @@ assert shown["bilinear", "random"] and shown["fine-tuned", "scratch"]
 # - **Augmentations**: without them the score is 4 points lower, but the interval just includes zero. More seeds would
 #   tell.
 #
-# ### Scratch, given more
-# Networks from scratch had equal minutes or equal passes so far, and hardly enough. How far do they get? Here the same
-# classifier was trained for 100, 300 and 900 steps of 64 segments, from scratch and from `default`, with three seeds. 900
-# steps are 51 passes over the training clips. The time of pre-training has to be paid, too: the third curve counts the
-# segments that `default` has heard, and stands for a network that is pre-trained for this one task only. This takes half
-# an hour, so the course brings the results:
-#
-# ```sh
-# for n in 100 300 900; do
-#     python -m colalib compare data/scores.store --encoder default --seeds 3 --steps $n --out data/steps-$n.json
-# done
-# ```
-
-# %%
-files = {n: course.home() / "data" / f"steps-{n}.json" for n in (100, 300, 900)}
-lengths = {n: json.loads(file.read_text(encoding="utf-8")) for n, file in files.items()}
-rows = {
-    model: [next(r for r in one["results"] if r["model"] == model) for one in lengths.values()]
-    for model in ("scratch", "fine-tuned", "probe")
-}
-pretraining = 2 * 64 * 16_000  # segments that `default` has heard
-fig, ax = plt.subplots(figsize=(8, 3.4))
-for name, model, before in (
-    ("scratch", "scratch", 0),
-    ("fine-tuned", "fine-tuned", 0),
-    ("fine-tuned, pre-training counted", "fine-tuned", pretraining),
-):
-    segments = 64 * np.array([*lengths]) + before
-    low, high = 100 * np.transpose([r["ci95"] for r in rows[model]])
-    style = {"color": plots.MODELS[model], "ls": ":" if before else "-", "marker": "o", "ms": 4}
-    ax.plot(segments, [100 * r["mean"] for r in rows[model]], label=name, **style)
-    ax.fill_between(segments, low, high, color=plots.MODELS[model], alpha=0.12, lw=0)
-ax.axhline(100 * rows["probe"][0]["mean"], color=plots.MODELS["probe"], ls="--", label="frozen probe")
-ax.set(xscale="log", xlabel="segments trained on", ylabel="accuracy on test clips (%)", ylim=(0, 100))
-_ = ax.legend(fontsize=8, loc="lower right")
-
-# %%
-pairs = pd.concat([intervals.differences(one).assign(steps=n) for n, one in lengths.items()])
-pairs = pairs[(pairs["a"] == "fine-tuned") & (pairs["b"] == "scratch")]
-plots.table(pairs[["steps", "a", "b", "a - b (points)", "95% interval", "reading"]])
-
-# %% [markdown]
-# @@ TEXT
-#
 # ## 6 The same on real music
 # Everything above was judged on rendered music. Section 3 was about one pair of numbers: does pre-training help to tell the genre of
 # real music? Here that comparison is done with folds of whole artists, several seeds, and intervals.
