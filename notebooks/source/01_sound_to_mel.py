@@ -42,8 +42,8 @@
 # | [2 Segment pairs](02_segment_pairs.ipynb) | What can be learned from without a label? | 1 min | ¾ h | 2 h |
 # | [3 Contrastive pre-training](03_contrastive_pretraining.ipynb) | How does an encoder learn from pairs? | 5 min | 1 h | 2½ h |
 # | [4 Fine-tuning](04_fine_tuning.ipynb) | What is the encoder worth when there are labels? | 4 min | ¾ h | 1½ h |
-# | [5 Evaluation](05_evaluation.ipynb) | What is the encoder worth, by which reading of it? | 5 min | ¾ h | 1 h |
-# | [6 What a result can show](06_what_a_result_shows.ipynb) | Which differences are real? | 2 min | ¾ h | 2 h |
+# | [5 Evaluation](05_evaluation.ipynb) | What is the encoder worth, by which reading of it? | 6 min | ¾ h | 1 h |
+# | [6 What a result can show](06_what_a_result_shows.ipynb) | Which differences are real? | 1 min | ¾ h | 2 h |
 # | [7 Embedding map](07_embedding_map.ipynb) | What lies next to what? | 2 min | ¾ h | 2¼ h |
 # | [8 Scaling up](08_scaling_up.ipynb) | What does a larger project cost? | 2 min | ¾ h | 1½ h |
 #

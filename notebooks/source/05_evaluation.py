@@ -14,7 +14,7 @@
 # You put seven ways to classify a clip side by side, from chance to the fine-tuned encoder, and open the test clips for
 # it. You look into the network: which layer knows what? And you ask the same encoder other questions.
 #
-# **Run time** about 5 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
+# **Run time** about 6 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 #
 # You will be able to
 # - judge an encoder frozen (linear probe, nearest neighbours) and fine-tuned, beside baselines that are no straw men;
