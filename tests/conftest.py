@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 from filelock import FileLock
-from helpers import PROFILE, RATE, tone
+from helpers import PROFILE, RATE, course_places, tone
 
 from colalib import training
 from colalib.data import corpora, store
@@ -94,9 +94,8 @@ def executed(tmp_path_factory, worker_id):
     with FileLock(f"{root}.lock"):
         if not record.exists():
             root.mkdir()
-            places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": f"{root}/runs", "COLA_DATA": f"{root}/data"}
-            command = [sys.executable, "-m", "colalib", "course"]
-            ended = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, cwd=root)
+            command, places = [sys.executable, "-m", "colalib", "course"], os.environ | course_places(root)
+            ended = subprocess.run(command, env=places, capture_output=True, text=True, cwd=root)
             record.write_text(json.dumps(vars(ended)))
     return subprocess.CompletedProcess(**json.loads(record.read_text())), root / "runs" / PROFILE
 

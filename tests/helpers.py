@@ -23,6 +23,12 @@ SCREENSHOTS = os.environ.get("COLA_SCREENSHOTS")  # folder for the README's pict
 PROFILE = "quick" if SCREENSHOTS else "test"  # of the course that tests execute
 
 
+def course_places(root: Path) -> dict[str, str]:
+    """Return the variables of a course whose runs lie in ROOT/runs/PROFILE, and its data in ROOT/data."""
+    runs = root / "runs" / ("quick" if PROFILE == "quick" else "")  # of this profile there is no sub-folder
+    return {"COLA_PROFILE": PROFILE, "COLA_RUNS": str(runs), "COLA_DATA": str(root / "data")}
+
+
 def own_parents(path: Path) -> list[Path]:
     """Return the folders above a path, down from the one that pytest makes for its user, nearest first."""
     return [parent for parent in path.parents if "pytest-of-" in str(parent)]

@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
-from helpers import PROFILE, SCREENSHOTS
+from helpers import PROFILE, SCREENSHOTS, course_places
 from jupyter_page import BROWSER, PATIENCE, Page, a_point, drop, playwright
 from widget_helpers import MANY_STEPS, shorten
 
@@ -123,7 +123,6 @@ def lab(executed):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": str(runs.parent), "COLA_DATA": str(root / "data")}
     home = {"JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root), "OMP_NUM_THREADS": "2"}
     command = [
         sys.executable,
@@ -151,7 +150,7 @@ def lab(executed):
     with open(root / "lab.log", "wb") as log:
         server = subprocess.Popen(
             [*command, *options],
-            env={**os.environ, **places, **home},
+            env={**os.environ, **course_places(root), **home},
             cwd=root,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -5,7 +5,7 @@ import re
 import jupytext
 import nbformat
 import pytest
-from helpers import PROFILE
+from helpers import course_places
 
 from colalib.course import running
 
@@ -34,9 +34,8 @@ def test_every_solution_passes_and_the_lesson_runs_with_it(executed, notebook, t
     names = solved(content)
     assert names
     nbformat.write(content, tmp_path / notebook.name)
-    places = {"COLA_PROFILE": PROFILE, "COLA_RUNS": runs.parent, "COLA_DATA": runs.parents[1] / "data"}
-    for name, value in places.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in course_places(runs.parents[1]).items():
+        monkeypatch.setenv(name, value)
     copy = tmp_path / "executed.ipynb"
     assert running.execute(tmp_path / notebook.name, copy), copy.read_text()[-2000:]
     outputs = [out for cell in nbformat.read(copy, 4).cells for out in cell.get("outputs", [])]
