@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import io
 import math
+import os
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -27,12 +28,16 @@ def main(argv: list[str] | None = None) -> None:
     Exits 0 on success. For what a user got wrong it prints one line and exits 2, for an error of
     the machine (a full disk) 1, for Ctrl-C 130.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as in `>&-`
+            setattr(sys, name, open(os.devnull, "w"))
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal that cannot show a character shows another
         sys.stdout.reconfigure(errors="replace")
     try:
         args.call(args)
+        sys.stdout.flush()
     except UserError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -40,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
             "interrupted: finished parts are kept. Run the command again to go on (training: with --resume)",
             130,
         )
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does: not worth a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(
@@ -462,7 +470,10 @@ def search(args) -> None:
     """Find the clips that sound most like one, and the second where they do."""
     from colalib import collection
     from colalib.data.tables import write_table
+    from colalib.files import check_ours
 
+    if args.out:
+        check_ours(Path(args.out), b"rank,similarity,")
     found = collection.search(
         args.source, args.clip, args.k, args.encoder, args.other_groups, **sourcing(args)
     )

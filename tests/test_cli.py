@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from helpers import call, messages
@@ -177,3 +180,30 @@ def test_label_budgets_are_numbers_or_all(capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args([*command, "0"])
     assert "must be a whole number above 0" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_error(folder):
+    """As in `… | head -1`."""
+    words = [sys.executable, "-m", "colalib", "corpora"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_a_store_is_not_taken_for_a_run(capsys, mel_store):
+    code, _, error = call(capsys, "pretrain", mel_store.path, "--out", mel_store.path, "--steps", 2)
+    assert code == 2
+    assert "is not a run" in error
+    assert "delete" not in error
+
+
+@pytest.mark.parametrize(("command", "name"), [("embed", "mine.npz"), ("search", "index.csv")])
+def test_a_file_of_another_program_stays(capsys, mel_store, tmp_path, command, name):
+    (tmp_path / name).write_text("path,label\na.wav,b\n")
+    words = [mel_store.path] if command == "embed" else [mel_store.path, mel_store.clips["clip_id"][0]]
+    code, _, error = call(capsys, command, *words, "--encoder", "mel-stats", "--out", tmp_path / name)
+    assert code == 2
+    assert "not written by colalib" in error
+    assert (tmp_path / name).read_text() == "path,label\na.wav,b\n"

@@ -17,6 +17,7 @@ from colalib.errors import UserError
 AUDIO = {
     *(".wav", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
     *(".au", ".snd", ".caf", ".sph", ".voc", ".m4a", ".m4b", ".aac", ".wma", ".webm", ".mka", ".mp4", ".3gp"),
+    *(".wave", ".mov", ".m4v", ".mkv", ".avi"),
     *(".aif", ".aiff", ".aifc", ".wv", ".ape", ".tta", ".mpc", ".amr", ".ac3", ".dsf"),
 }
 SPLIT_WORDS = {  # usual words for the sides of a split

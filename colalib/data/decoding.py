@@ -9,8 +9,10 @@ mixes and resamples them.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,11 +52,18 @@ def decode(path: Path) -> tuple[int, Iterator[np.ndarray]]:
 def _decode(path: Path) -> Iterator:
     """Yield the sample rate, then the blocks. The file is open as long as the generator lives."""
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise Unusable("unreadable: a pipe or a device, not a file")  # opening it might wait for ever
         file = open(path, "rb")  # by Python, so that errors of the machine are told as such
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("file not found") from None
     except IsADirectoryError:
         raise Unusable("unreadable: a folder, not a file") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unusable("unreadable: a link to itself") from None
+        raise
     with file:
         state = os.fstat(file.fileno())
         if state.st_size == 0:

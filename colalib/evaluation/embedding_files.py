@@ -15,7 +15,7 @@ from colalib.errors import UserError
 from colalib.evaluation.embedding import Embedded, embed
 from colalib.evaluation.flattening import layout
 from colalib.evaluation.probes import neighbours
-from colalib.files import atomic
+from colalib.files import atomic, check_ours
 
 NEIGHBOURS = 15  # of a row in a .parquet file, as many as UMAP looks at
 
@@ -31,6 +31,7 @@ def embed_to_file(
     parquet = Path(out).suffix == ".parquet"
     if parquet and not find_spec("pyarrow"):
         raise UserError(".parquet needs pyarrow: pip install pyarrow, or name a file that ends in .npz")
+    check_ours(Path(out), b"PAR1" if parquet else b"PK\x03\x04")
     embedded = embed(source, encoder, accelerator, **options)
     (write_parquet if parquet else write_npz)(embedded, Path(out))
     return embedded

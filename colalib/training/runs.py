@@ -189,6 +189,10 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
         if out.exists() and not set(out.iterdir()) <= set(begun):
             raise UserError(f"{out} is not a run and not empty: choose another --out")
         return False
+    if run.kind not in CONFIGS:
+        raise UserError(
+            f"{out} is not a run, but its config.json is that of something else: choose another --out"
+        )
     if not resume:
         raise UserError(f"{out} holds a run already: go on with --resume, choose another --out, or delete it")
     if run.kind != kind:

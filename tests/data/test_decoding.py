@@ -197,3 +197,12 @@ def test_a_file_of_holes_is_told(tmp_path):
     if path.stat().st_blocks * 512 > 1_000_000:
         pytest.skip("this file system has no holes")
     assert "missing" in reason(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    for name, reason in (("pipe.wav", "a pipe or a device"), ("loop.wav", "a link to itself")):
+        with pytest.raises(Unusable, match=reason):
+            decode(tmp_path / name)
