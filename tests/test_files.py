@@ -117,6 +117,7 @@ SAFE = {
     "collection.labels.Labels._write": "all other cells and rows stay, and the former file is kept beside it",
     "collection.opening.scale_of": "the name is that of the kept embeddings, which holds a hash",
     "collection.page.write_audit": "`check_audit_folder` refuses findings of another program",
+    "cli.main": "opens the null device",
     "collection.simulation.main": NAMED,
     "course.experiments.main": NAMED,
     "course.experiments.run": "a result that is there is used, and not written again",
