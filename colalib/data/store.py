@@ -94,7 +94,7 @@ def build(
         raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
     content = _config(corpus, config)
     if _is_complete(out) and not _found_again(corpus, out):
-        _check_config(corpus, out, content)
+        _check_config(out, content)
         return MelStore(out)  # needs neither a lock nor the right to write
     with locked(out):
         _enter(corpus, out, content)
@@ -129,22 +129,18 @@ def _found_again(corpus: Corpus, out: Path) -> bool:
     return any((corpus.root / path).exists() for path in missing)
 
 
-def _check_config(corpus: Corpus, out: Path, content: dict) -> None:
-    """Raise `UserError` if the store was made from something else than `content` tells, or another folder."""
+def _check_config(out: Path, content: dict) -> None:
+    """Raise `UserError` if the store was made from something else than `content` tells."""
     existing = read_json(out / "config.json", "a store")
     for key, value in content.items():
         if existing.get(key) != value:
             raise UserError(f"{out} was made with another {key}: choose another --out")
-    # another folder with the same names in it; one that is gone may have been moved here
-    made_from = existing.get("audio")
-    if made_from and Path(made_from).is_dir() and not os.path.samefile(made_from, corpus.root):
-        raise UserError(f"{out} was made from {made_from}: choose another --out")
 
 
 def _enter(corpus: Corpus, out: Path, content: dict) -> None:
     """Write config.json of a new store; of an old one, check that it was made from the same."""
     if (out / "config.json").exists():
-        _check_config(corpus, out, content)
+        _check_config(out, content)
         remove_leftovers(
             out, "config.json", "frames-*", "rows-*", "quarantine.csv", "clips.csv", "duplicates.csv"
         )

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, ROOT, run_command, tone
+from helpers import ROOT, run_command, tone
 
 from colalib.data import corpora, processes, store
 from colalib.data.audio import MelConfig
@@ -320,16 +320,3 @@ def test_a_full_disk_is_told_in_one_line(folder, tmp_path):
     assert "Traceback" not in ended.stderr
     assert "File too large" in message
     assert len(store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)) == 96
-
-
-def test_a_folder_with_the_same_names_is_another_one(tmp_path):
-    for day, pitch in (("monday", 200), ("tuesday", 900)):
-        (tmp_path / day / "rec").mkdir(parents=True)
-        for i in range(3):
-            soundfile.write(tmp_path / day / "rec" / f"{i}.wav", tone(pitch, 1.0, i), RATE)
-    built = store.build(corpora.load(tmp_path / "monday" / "rec"), tmp_path / "s", jobs=1, progress=False)
-    with pytest.raises(UserError, match=r"was made from .*monday"):
-        store.build(corpora.load(tmp_path / "tuesday" / "rec"), tmp_path / "s", jobs=1, progress=False)
-    (tmp_path / "monday").rename(tmp_path / "moved")
-    moved = corpora.load(tmp_path / "moved" / "rec")
-    assert store.build(moved, tmp_path / "s", jobs=1, progress=False).path == built.path
