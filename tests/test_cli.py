@@ -182,7 +182,7 @@ def test_label_budgets_are_numbers_or_all(capsys):
     assert "must be a whole number above 0" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_gone_is_no_error(folder):
+def test_a_reader_that_has_gone_is_no_error():
     """As in `… | head -1`."""
     words = [sys.executable, "-m", "colalib", "corpora"]
     read, write = os.pipe()

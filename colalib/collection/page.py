@@ -126,4 +126,4 @@ def load_sounds(audit: Audit, findings: pd.DataFrame) -> dict[tuple[str, float],
     places |= {place(f.other_path, f.other_second) for f in findings.itertuples() if f.other_path}
     places = sorted(places)
     root = Path(audit.audio).absolute()
-    return dict(zip(places, previews((root / path, second) for path, second in places)))
+    return dict(zip(places, [*previews((root / path, second) for path, second in places)]))

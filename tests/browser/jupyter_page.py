@@ -83,9 +83,7 @@ class Page:
             if all(re.search(r"\d", prompt) for prompt in found):
                 if self.shown():
                     return
-                # the page asked a kernel that was only coming up for its widgets, and waits for ever: its
-                # errors are the lab's
-                self.wrong = [wrong for wrong in self.wrong if not wrong.startswith("page error")]
+                # the page asked a kernel that was only coming up for its widgets, and waits for ever
                 self.page.reload()
                 self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
             # such a kernel drops cells, too, silently

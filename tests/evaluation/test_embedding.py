@@ -157,7 +157,7 @@ def test_one_clip_has_a_table_too(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(300, 1, 1), RATE)
     evaluation.embed_to_file(tmp_path / "a.wav", "mel-stats", tmp_path / "e.parquet")
     (row,) = parquet.read_table(tmp_path / "e.parquet").to_pylist()
-    assert np.isfinite([row["projection_x"], row["projection_y"]]).all()
+    assert (row["projection_x"], row["projection_y"]) == (1, 0)
 
 
 def test_equal_clips_have_places_in_the_table(tmp_path):
@@ -171,7 +171,7 @@ def test_equal_clips_have_places_in_the_table(tmp_path):
 
 def test_a_folder_of_names_that_are_no_text_has_nothing_to_embed(tmp_path):
     soundfile.write(tmp_path / "a\nb.wav", tone(300, 1, 1), RATE)
-    with pytest.raises(UserError, match="no"):
+    with pytest.raises(UserError, match=r"none of 0 clips is usable .*: rename it"):
         colalib.embed(tmp_path, "mel-stats")
 
 
