@@ -30,6 +30,8 @@ lab: .venv/ready
 	$(BIN)/python -m colalib lab
 
 check: FAST = -m "not slow and not browser"
+# two processes with two threads each would wait for each other
+check test: export OMP_NUM_THREADS = 1
 check test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
