@@ -131,6 +131,7 @@ def half(rank: int, folder: str) -> None:
         loss = model(*(x.chunk(2)[rank] for x in pair))
         loss.backward()
         torch.save([loss.detach()] + [p.grad for p in model.parameters()], f"{folder}/{name}-{rank}.pt")
+    del model, loss  # before the group: torch 2.13 can hang where the model is the last to hold it
     torch.distributed.destroy_process_group()
 
 
