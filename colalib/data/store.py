@@ -5,7 +5,8 @@
 
     config.json       corpus, MelConfig, fingerprint of the table of clips, versions
     frames-00000.npy  a shard: float16 [frames, n_mels] of consecutive clips
-    rows-00000.csv    which clips a shard holds; only while the store is not complete
+    rows-00000.csv    what became of each file of a shard; only while the store is not complete
+    files.csv         the same of all files, and the state in which each was read
     quarantine.csv    path and reason of every clip that is not in the store
     duplicates.csv    clips whose frames are equal to another clip's
     clips.csv         one row per clip: shard, start, frames, and the corpus' columns;
@@ -19,6 +20,7 @@ import hashlib
 import importlib.metadata
 import math
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -37,11 +39,21 @@ from colalib.data.corpus import SUPERSET_OF, Corpus
 from colalib.data.processes import CRASHED, crashing, parallel, silent_decoder, worker_errors
 from colalib.data.tables import read_table, write_table
 from colalib.errors import UserError, first_line
-from colalib.files import atomic, fingerprint, locked, read_json, remove_leftovers, write_json
+from colalib.files import (
+    atomic,
+    file_state,
+    fingerprint,
+    has_changed,
+    locked,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 
 FORMAT = 1  # of the files in a store
 PACKAGES = ("librosa", "numpy", "soundfile", "soxr")  # whose versions a store notes
 NOT_FOUND = "file not found"  # the reason that may change by itself
+ROWS = ["shard", "start", "frames", "reason", "hash", "file"]  # what is noted of each file, in this order
 NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the other columns are text
 
 # --------------------------------------------------------------------------- the form of the shards
@@ -77,14 +89,15 @@ def build(
 ) -> MelStore:
     """Write the log-mel frames of every clip of `corpus` to `out`; return the store.
 
-    An interrupted build is continued. A complete store is opened as it is, even if audio files have
-    changed since. `jobs` processes share the shards (-1: all cores). Inside `backend(...)`, or any
-    `joblib.parallel_config`, these are threads or the machines of a cluster. The bytes on disk
-    depend neither on that nor on interruptions. Clips that cannot be used are listed in
-    quarantine.csv with the reason; with several processes also those that crash the decoder.
+    An interrupted build is continued. Where audio files have changed since, or were missing and are
+    there now, their shards are written anew; files that are gone stay in the store. `jobs` processes
+    share the shards (-1: all cores). Inside `backend(...)`, or any `joblib.parallel_config`, these are
+    threads or the machines of a cluster. The bytes on disk depend neither on that nor on
+    interruptions. Clips that cannot be used are listed in quarantine.csv with the reason; with several
+    processes also those that crash the decoder.
 
-    Raises `UserError` if `out` was made from other clips or with other mel settings, or if no clip
-    is usable.
+    Raises `UserError` if `out` was made from other clips, with other mel settings or from another
+    folder whose files differ, or if no clip is usable.
     """
     # absolute: the machines of a cluster may have other working folders
     out = Path(os.path.abspath(out))
@@ -93,13 +106,17 @@ def build(
     if jobs == 0:
         raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
     content = _config(corpus, config)
-    if _is_complete(out) and not _found_again(corpus, out):
+    if (out / "config.json").exists() and (out / "clips.csv").exists():
         _check_config(out, content)
-        return MelStore(out)  # needs neither a lock nor the right to write
+        if not _changed(corpus, out):
+            return MelStore(out)  # needs neither a lock nor the right to write
     with locked(out):
         _enter(corpus, out, content)
-        if _found_again(corpus, out):  # the store is filled anew, with the files that were missing
-            (out / "clips.csv").unlink()
+        if changed := _changed(corpus, out):
+            _check_root(corpus, out, changed[0])
+            text = f"{out}: {len(changed)} files have changed since they were read (the first: {changed[0]})"
+            print(f"{text}: these are read again", file=sys.stderr, flush=True)
+            (out / "clips.csv").unlink(missing_ok=True)
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)
         _remove_rows(out)
@@ -116,17 +133,34 @@ def _config(corpus: Corpus, config: MelConfig) -> dict:
     }
 
 
-def _is_complete(out: Path) -> bool:
-    return (out / "config.json").exists() and (out / "clips.csv").exists()
+def _changed(corpus: Corpus, out: Path) -> list[str]:
+    """Return the paths that the store has read, and that are other files now."""
+    shards = _shards(corpus)
+    return [
+        path for s, rows in enumerate(_read_rows(out, shards)) for path in _others(corpus, shards[s], rows)
+    ]
 
 
-def _found_again(corpus: Corpus, out: Path) -> bool:
-    """Return whether a complete store lists files as not found that are there now."""
-    if not _is_complete(out) or not (out / "quarantine.csv").exists():
-        return False
-    quarantine = read_table(out / "quarantine.csv")
-    missing = quarantine["path"][quarantine["reason"] == NOT_FOUND]
-    return any((corpus.root / path).exists() for path in missing)
+def _others(corpus: Corpus, paths: list[str], rows: pd.DataFrame) -> list[str]:
+    """Return those of a shard's paths that are other files than when its rows were written."""
+    return [path for path, state in zip(paths, rows["file"]) if has_changed(corpus.root / path, state)]
+
+
+def _shards(corpus: Corpus) -> list[list[str]]:
+    """Return the paths of each shard: consecutive clips share one."""
+    paths = [*corpus.clips["path"]]
+    size = shard_size(len(paths))
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
+
+
+def _check_root(corpus: Corpus, out: Path, changed: str) -> None:
+    """Raise `UserError` if the store was made from another folder than the one where files are others."""
+    made_from = read_json(out / "config.json", "a store").get("audio", "")
+    if made_from != os.path.abspath(corpus.root):
+        raise UserError(
+            f"{out} was made from {made_from}, and {corpus.root / changed} differs from the file there: "
+            "choose another --out"
+        )
 
 
 def _check_config(out: Path, content: dict) -> None:
@@ -141,9 +175,7 @@ def _enter(corpus: Corpus, out: Path, content: dict) -> None:
     """Write config.json of a new store; of an old one, check that it was made from the same."""
     if (out / "config.json").exists():
         _check_config(out, content)
-        remove_leftovers(
-            out, "config.json", "frames-*", "rows-*", "quarantine.csv", "clips.csv", "duplicates.csv"
-        )
+        remove_leftovers(out, "config.json", "frames-*", "rows-*", "*.csv")
         return
     # a killed process may have left a part of config.json and nothing else
     if out.exists() and not set(out.iterdir()) <= set(out.glob(".config.json.*.part")):
@@ -163,20 +195,24 @@ def _remove_rows(out: Path) -> None:
 
 def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: bool) -> None:
     """Write the shards that are missing, then quarantine.csv and clips.csv."""
-    # consecutive clips share a shard
     root = Path(os.path.abspath(corpus.root))
-    paths = [root / path for path in corpus.clips["path"]]
-    size = shard_size(len(paths))
-    shards = [paths[start : start + size] for start in range(0, len(paths), size)]
-
-    bar = tqdm(total=len(paths), desc=f"prepare {corpus.name}", unit="clip", disable=not progress)
+    shards = _shards(corpus)
+    total = len(corpus.clips)
+    bar = tqdm(total=total, desc=f"prepare {corpus.name}", unit="clip", disable=not progress)
     crashed: set[Path] = set()
     with bar, worker_errors():
         while True:
-            # compute those that an interrupted build did not finish
-            todo = [s for s in range(len(shards)) if len(_read_rows(out, s)) != len(shards[s])]
-            bar.update(len(paths) - sum(len(shards[s]) for s in todo) - bar.n)
-            tasks = [joblib.delayed(_write_shard)(shards[s], out, s, config, crashed) for s in todo]
+            # compute those that an interrupted build did not finish, or whose files have changed
+            todo = [
+                s
+                for s, rows in enumerate(_read_rows(out, shards))
+                if len(rows) != len(shards[s]) or _others(corpus, shards[s], rows)
+            ]
+            bar.update(total - sum(len(shards[s]) for s in todo) - bar.n)
+            tasks = [
+                joblib.delayed(_write_shard)([root / path for path in shards[s]], out, s, config, crashed)
+                for s in todo
+            ]
             try:
                 for clips in parallel(jobs, len(todo))(tasks):
                     bar.update(clips)
@@ -184,14 +220,14 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
             except BrokenProcessPool:
                 # a worker that died leaves a part of its shard
                 begun = [s for s in todo if list(out.glob(f".{shard_path(out, s).name}.*.part"))]
-                found = {path for s in begun for path in crashing(shards[s])} - crashed
+                found = {path for s in begun for path in crashing([root / p for p in shards[s]])} - crashed
                 if not found:
                     raise
                 crashed |= found
                 remove_leftovers(out, "frames-*", "rows-*")
 
     # other machines may have written elsewhere
-    parts = [_read_rows(out, s) for s in range(len(shards))]
+    parts = _read_rows(out, shards)
     if any(part.empty for part in parts):
         raise UserError(
             f"parts of the store are missing in {out}: do all machines see that folder? Run the command again"
@@ -200,7 +236,7 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
 
 
 def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
-    """Write quarantine.csv, duplicates.csv and clips.csv, from one row per clip (see `_write_shard`)."""
+    """Write the tables of a store, from one row per clip (see `_write_shard`); clips.csv is the last."""
     # what is missing may come back: a drive that is mounted again
     missing = (rows["reason"] == NOT_FOUND).sum()
     if missing > len(rows) / 2:
@@ -220,6 +256,7 @@ def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
             f"{corpus.root}: none of {len(rows)} clips is usable (first: {first}); "
             f"all reasons are in {out / 'quarantine.csv'}"
         )
+    write_table(out / "files.csv", rows)
     write_table(out / "duplicates.csv", _duplicates(corpus.clips[usable], rows["hash"][usable]))
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
     with atomic(out / "clips.csv", "w") as file:
@@ -245,6 +282,7 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig, cr
         for path in paths:
             position = file.tell()
             frames = 0
+            state = file_state(path)
             digest = hashlib.blake2b(digest_size=8)
             try:
                 if path in crashed:
@@ -253,17 +291,17 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig, cr
                     file.write(block.tobytes())
                     digest.update(block.tobytes())
                     frames += len(block)
-                rows.append((shard, start, frames, "", digest.hexdigest()))
+                rows.append((shard, start, frames, "", digest.hexdigest(), state))
                 start += frames
             except audio.Unusable as error:
                 # take back what was written before the fault showed
                 file.seek(position)
                 file.truncate()
-                rows.append((shard, 0, 0, str(error), ""))
+                rows.append((shard, 0, 0, str(error), "", state))
         file.seek(0)
         write_shard_header(file, start, config.n_mels)
     with atomic(_rows_path(out, shard), "w") as file:
-        pd.DataFrame(rows, columns=["shard", "start", "frames", "reason", "hash"]).to_csv(file, index=False)
+        pd.DataFrame(rows, columns=ROWS).to_csv(file, index=False)
     return len(paths)
 
 
@@ -271,13 +309,23 @@ def _rows_path(out: Path, shard: int) -> Path:
     return out / f"rows-{shard:05d}.csv"
 
 
-def _read_rows(out: Path, shard: int) -> pd.DataFrame:
-    """Return the rows of a shard's clips; no rows if their file is missing or damaged."""
+def _read_rows(out: Path, shards: list[list[str]]) -> list[pd.DataFrame]:
+    """Return the rows of each shard's clips; none if they are not written yet, or damaged."""
+    finished = _read_table_of_rows(out / "files.csv")
+    rows, end = [], 0
+    for shard, paths in enumerate(shards):
+        start, end = end, end + len(paths)
+        written = _rows_path(out, shard)  # newer than files.csv
+        rows.append(_read_table_of_rows(written) if written.exists() else finished[start:end])
+    return rows
+
+
+def _read_table_of_rows(path: Path) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(_rows_path(out, shard), keep_default_na=False, dtype={"reason": str, "hash": str})
-        return rows if "hash" in rows else rows.assign(hash="")  # written by an earlier version
-    except (FileNotFoundError, ValueError):  # pandas' own errors are ValueErrors
-        return pd.DataFrame()
+        text = dict.fromkeys(("reason", "hash", "file"), str)
+        return pd.read_csv(path, keep_default_na=False, dtype=text)[ROWS]
+    except (FileNotFoundError, ValueError, KeyError):  # pandas' own errors are ValueErrors
+        return pd.DataFrame(columns=ROWS)
 
 
 def _stored_frames(path: Path, config: MelConfig) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT, run_command, tone
+from helpers import RATE, ROOT, run_command, tone
 
 from colalib.data import corpora, processes, store
 from colalib.data.audio import MelConfig
@@ -320,3 +320,64 @@ def test_a_full_disk_is_told_in_one_line(folder, tmp_path):
     assert "Traceback" not in ended.stderr
     assert "File too large" in message
     assert len(store.build(corpora.load(folder), tmp_path / "s", jobs=1, progress=False)) == 96
+
+
+def recordings(folder, pitch, sounds=3):
+    folder.mkdir(parents=True)
+    for i in range(sounds):
+        soundfile.write(folder / f"{i:02}.wav", tone(pitch, 1.0, i), RATE)
+    return corpora.load(folder)
+
+
+def test_a_folder_with_the_same_names_is_another_one(tmp_path):
+    monday = recordings(tmp_path / "monday" / "rec", 200)
+    tuesday = recordings(tmp_path / "tuesday" / "rec", 900)
+    built = store.build(monday, tmp_path / "s", jobs=1, progress=False)
+    before = {path: path.read_bytes() for path in built.path.iterdir()}
+    with pytest.raises(UserError, match=r"was made from .*monday.*00.wav differs from the file there"):
+        store.build(tuesday, tmp_path / "s", jobs=1, progress=False)
+    shutil.copytree(monday.root, tmp_path / "copy" / "rec", copy_function=shutil.copyfile)  # of another time
+    copy = corpora.load(tmp_path / "copy" / "rec")
+    store.build(copy, tmp_path / "s", jobs=1, progress=False)
+    assert {path: path.read_bytes() for path in built.path.iterdir()} == before
+
+
+def test_what_was_read_of_another_folder_is_not_gone_on_with(tmp_path, monkeypatch):
+    monday = recordings(tmp_path / "monday" / "rec", 200, 40)
+    tuesday = recordings(tmp_path / "tuesday" / "rec", 900, 40)
+    write = store._write_shard
+
+    def interrupted(paths, out, shard, *more):
+        if shard == 2:
+            raise KeyboardInterrupt
+        return write(paths, out, shard, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "_write_shard", interrupted)
+        store.build(monday, tmp_path / "s", jobs=1, progress=False)
+    with pytest.raises(UserError, match=r"was made from .*monday"):
+        store.build(tuesday, tmp_path / "s", jobs=1, progress=False)
+    assert len(store.build(monday, tmp_path / "s", jobs=1, progress=False)) == 40
+
+
+def test_a_changed_file_is_read_again(tmp_path, capsys):
+    corpus = recordings(tmp_path / "rec", 200, 20)  # two shards
+    whole = (corpus.root / "18.wav").read_bytes()
+    (corpus.root / "18.wav").write_bytes(b"RIFF" + whole[40:])
+    first = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert list(first.quarantine["path"]) == ["18.wav"]
+    kept = [(first.path / f"frames-{i:05}.npy").stat().st_mtime_ns for i in range(2)]
+
+    (corpus.root / "18.wav").write_bytes(whole)  # repaired
+    soundfile.write(corpus.root / "19.wav", tone(900, 1.0, 1), RATE)  # of the same size
+    (corpus.root / "00.wav").unlink()  # deleted to save space: its frames stay
+    again = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert "2 files have changed since they were read (the first: 18.wav)" in capsys.readouterr().err
+    assert len(again) == 20
+    assert again.quarantine.empty
+    assert not np.array_equal(again.frames(19), first.frames(18))
+    new = [(first.path / f"frames-{i:05}.npy").stat().st_mtime_ns for i in range(2)]
+    assert new[0] == kept[0] and new[1] > kept[1]
+
+    store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert capsys.readouterr().err == ""
