@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from colalib.errors import UserError
 from colalib.settings import ARCHITECTURES, MAX_SEED, FinetuneConfig, PretrainConfig
 
 TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
+LONGEST_NAME = 200  # bytes of a file to write: file systems take 255, and names made of it are longer
 LENGTHS = ("minutes", "steps", "epochs")  # of which one says how long to train
 
 
@@ -36,6 +38,10 @@ def main(argv: list[str] | None = None) -> None:
         # a terminal that cannot show a character shows another
         sys.stdout.reconfigure(errors="replace")
     try:
+        for option, value in vars(args).items():
+            if value == "":
+                raise UserError(f"{option} is empty: name what it stands for")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, and what is half
         args.call(args)
         sys.stdout.flush()
     except UserError as error:
@@ -48,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does: not worth a word
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except MemoryError:
+        fail("out of memory: run the command again when more is free; finished parts are kept", 1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(
@@ -411,14 +419,16 @@ def embed(args) -> None:
     options = {"arch": args.arch, "seed": args.seed, "progress": True, "every": args.every}
     embedded = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **options)
     print(f"{args.out}: {len(embedded.vectors)} embeddings of {embedded.vectors.shape[1]} numbers")
-    tell_left_out(embedded.left_out)
+    tell_left_out(embedded)
 
 
-def tell_left_out(left_out) -> None:
-    """Print path and reason of each clip that could not be used, if there are any."""
-    if len(left_out):
-        print(f"{len(left_out)} clips left out:")
-        print(left_out.to_string(index=False, header=False))
+def tell_left_out(made) -> None:
+    """Print what was not looked at, and path and reason of each clip that could not be used."""
+    if made.note:
+        print(f"note: {made.note}")
+    if len(made.left_out):
+        print(f"{len(made.left_out)} clips left out:")
+        print(made.left_out.to_string(index=False, header=False))
 
 
 # ------------------------------------------------------------------------------------- collections
@@ -453,7 +463,7 @@ def write_map(args) -> None:
         print(f"{written.beside} sounds are in {written.folder}: keep that folder beside the page")
     if written.missing:
         print(f"{len(written.missing)} sounds are missing (first: {written.missing[0]})")
-    tell_left_out(written.left_out)
+    tell_left_out(written)
 
 
 def search_options(parser: ArgumentParser) -> None:
@@ -630,9 +640,11 @@ def file(*suffixes: str):
     """Return the type of an option that names a file to write, with one of these endings."""
 
     def check(text: str) -> str:
-        if Path(text).suffix not in suffixes or Path(text).is_dir():
-            wanted = " or ".join(suffixes)
+        wanted = " or ".join(suffixes)
+        if Path(text).suffix not in suffixes or os.path.isdir(text):
             raise argparse.ArgumentTypeError(f"must name a file that ends in {wanted}, not {text!r}")
+        if len(os.fsencode(Path(text).name)) > LONGEST_NAME:
+            raise argparse.ArgumentTypeError(f"must name a file of at most {LONGEST_NAME} bytes")
         return text
 
     return check

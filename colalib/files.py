@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 
 from colalib.errors import UserError
 
+MAP_GENERATOR = '<meta name="generator" content="colalib">'  # tells a map of ours from other pages
+
 
 def checkout() -> Path | None:
     """Return the checkout of the course; None if colalib is not installed from one (as `make`
@@ -83,12 +85,20 @@ def check_writable(folder: Path) -> None:
 
 
 def check_ours(path: Path, sign: bytes) -> None:
-    """Raise `UserError` if `path` is a file of another program: `sign` is not in its first 1,000 bytes."""
-    if path.exists():
-        with open(path, "rb") as file:
-            head = file.read(1000)
-        if head and sign not in head:
-            raise UserError(f"{path} was not written by colalib: move it away, or choose another --out")
+    """Raise `UserError` if `path` cannot be written, or is a file of another program.
+
+    One of ours has `sign` in its first 1,000 bytes. Call this before a long computation.
+    """
+    check_writable(path.parent)
+    if path.exists() and not is_ours(path, sign):
+        raise UserError(f"{path} was not written by colalib: move it away, or choose another --out")
+
+
+def is_ours(path: Path, sign: bytes) -> bool:
+    """Return whether a file is empty, or begins with `sign` within 1,000 bytes."""
+    with open(path, "rb") as file:
+        head = file.read(1000)
+    return not head or sign in head
 
 
 def file_state(path: Path) -> str:
@@ -157,6 +167,8 @@ def locked(folder: Path):
     """Lock `folder`, which need not exist yet: other processes and threads that want it wait, and say so."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder.parent):  # an OSError where a lock would wait for ever
+        pass
     file = folder.with_name(f".{folder.name}.lock")
     if file.exists() and file.stat().st_size:  # a lock is empty, and is emptied when it is taken
         raise UserError(f"{file} is a file of another program: move it away")

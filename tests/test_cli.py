@@ -4,13 +4,15 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import call, messages
+from helpers import call, command, messages, send_when
 
 from colalib.cli import build_parser
+from colalib.data import audio, corpora, store
 from colalib.evaluation import comparison
 from colalib.settings import FinetuneConfig, PretrainConfig
 from colalib.training.runs import open_run
@@ -207,3 +209,55 @@ def test_a_file_of_another_program_stays(capsys, mel_store, tmp_path, command, n
     assert code == 2
     assert "not written by colalib" in error
     assert (tmp_path / name).read_text() == "path,label\na.wav,b\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "", "--out", "s"], "corpus is empty"),
+        (["prepare", "x", "--out", ""], "out is empty"),
+        (["embed", "x", "--out", f"{'x' * 250}.npz"], "at most 200 bytes"),
+        (["embed", "{folder}", "--out", "/proc/mine/x.npz"], "/proc/mine: cannot be written"),
+        (["search", "{folder}", "a", "--out", "/proc/mine/x.csv"], "/proc/mine: cannot be written"),
+        (["audit", "{folder}", "--out", "/proc/mine"], "/proc/mine: cannot be written"),
+        (["map", "{folder}", "--out", "/proc/mine/x.html"], "/proc/mine: cannot be written"),
+        (["probe", "{folder}", "--encoder", "default", "--out", "/proc/mine/x.json"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_read(folder, capsys, monkeypatch, words, message):
+    monkeypatch.setattr(audio, "decode", None)
+    code, _, error = call(capsys, *(word.format(folder=folder) for word in words))
+    assert code == 2
+    assert message in error
+
+
+def test_a_machine_without_memory_is_told(folder, tmp_path, capsys, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(audio, "decode", exhausted)
+    code, _, error = call(capsys, "prepare", folder, "--out", tmp_path / "s", "--jobs", 1)
+    assert code == 1
+    assert "out of memory" in error
+
+
+def test_classes_that_a_classifier_does_not_know_are_told(mel_store, finetuned, folder, tmp_path, capsys):
+    table = mel_store.clips[["path", "group", "split"]].assign(label="kazoo")
+    table.loc[::2, "label"] = "oboe"
+    root = tmp_path / "other"
+    shutil.copytree(folder, root)
+    table.to_csv(root / "index.csv", index=False)
+    built = store.build(corpora.load(root), tmp_path / "s", jobs=1, progress=False)
+    code, _, error = call(capsys, "evaluate", built.path, finetuned)
+    assert code == 2
+    assert "was not trained on class 'kazoo'" in error
+
+
+def test_an_end_from_outside_leaves_no_temporary_store(folder, tmp_path):
+    words = command("search", folder, "low/0-0.flac", "--encoder", "default")
+    process = subprocess.Popen(words, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
+    send_when(process, lambda: list(tmp_path.glob("*/store")), signal.SIGTERM)
+    error = process.communicate()[1].decode()
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert list(tmp_path.iterdir()) == []

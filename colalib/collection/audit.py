@@ -16,6 +16,7 @@ from colalib.collection.levels import SILENT_DB, Levels, measure
 from colalib.collection.opening import Collection, open_collection, scale_of
 from colalib.collection.wrong_labels import label_probabilities
 from colalib.data.audio import PREVIEW
+from colalib.data.processes import worker_errors
 from colalib.data.splits import check_column
 from colalib.evaluation.probes import neighbours
 
@@ -74,14 +75,11 @@ def audit(
         near = np.zeros((n, 0), int)
         if n > 1:
             near = neighbours(np.asarray(collection.vectors), np.arange(n), NEAR)
-        rows, notes = [], []
+        rows, notes = [], collection.notes
         rows += duplicates(collection, near, options.get("progress", False))
         rows += wrong_labels(collection, label or "label", notes)
         rows += lonely(collection, near, notes)
         rows += levels(collection, jobs, notes)
-        if len(collection.left_out):
-            path, reason = collection.left_out.iloc[0][["path", "reason"]]
-            notes.append(f"{len(collection.left_out)} files cannot be used; the first: {path}: {reason}")
         return Audit(collection.store.name, n, as_table(collection, rows), notes, collection.audio)
 
 
@@ -109,7 +107,7 @@ def duplicates(collection: Collection, near: np.ndarray, progress: bool) -> list
     rows = []
     for pair in near_duplicates(collection.store, near, progress).itertuples():
         a, b = pair.a, pair.b
-        across = ["split"] * (splits[a] != splits[b])
+        across = ["split"] * (collection.store.own_split and splits[a] != splits[b])
         # a group of its own is what a clip without a group gets
         named = groups[a] != ids[a] or groups[b] != ids[b]
         across += ["group"] * (named and groups[a] != groups[b])
@@ -192,7 +190,8 @@ def levels(collection: Collection, jobs: int, notes: list[str]) -> list[dict]:
         notes.append("levels were not measured: the recordings are not where they were")
         return []
     paths = [Path(collection.audio).absolute() / path for path in collection.table["path"]]
-    measured = Parallel(n_jobs=jobs)(delayed(measure)(path) for path in paths)
+    with worker_errors():
+        measured = Parallel(n_jobs=jobs)(delayed(measure)(path) for path in paths)
     if gone := sum(m is None for m in measured):
         notes.append(f"levels of {gone} clips were not measured: their files can no longer be read")
     return [

@@ -13,8 +13,9 @@ from colalib.data.decoding import decode
 FULL_SCALE = 0.999  # of samples; -0.01 dBFS
 FLAT = 1e-4  # neighbours at full scale that differ by less were cut there: a wave turns round more quickly
 SILENT_DB = -60.0  # dBFS, root mean square of a part
-PART = 0.05  # seconds of a part
-EDGE = 0.02  # seconds of an edge
+UNIT = 0.01  # seconds, in which power is measured
+PART = 5  # units of a part that may be silent
+EDGE = 2  # units of an edge
 
 
 @dataclass
@@ -36,26 +37,31 @@ class Levels:
 
 def measure(path: Path) -> Levels | None:
     """Return the levels of a file, at its own sample rate, all channels; None if it cannot be read."""
+    count, clipped = 0, 0
+    powers, tail = [], None  # of each unit [units, channels]; the last samples [n, channels]
     try:
         rate, blocks = decode(path)
-        samples = np.concatenate(list(blocks))  # [n, channels]
+        unit = max(round(UNIT * rate), 1)
+        for block in blocks:
+            tail = block[:0] if tail is None else tail
+            clipped += count_clipped(np.concatenate([tail[-1:], block]))
+            samples = np.concatenate([tail[len(tail) - count % unit :], block])
+            whole = samples[: len(samples) // unit * unit].reshape(-1, unit, samples.shape[1])
+            powers.append(np.square(whole).mean(axis=1))
+            count += len(block)
+            tail = np.concatenate([tail, block])[-PART * unit :]
     except (audio.Unusable, OSError):
         return None
-    size = np.abs(samples)
-    top = size >= FULL_SCALE
-    flat = top[1:] & top[:-1] & (np.abs(np.diff(samples, axis=0)) < FLAT)
-    clipped = (size > 1 + FLAT).any(axis=1)
-    clipped[1:] |= flat.any(axis=1)
-    parts = power_of_parts(samples, round(PART * rate))
-    silent = parts < 10 ** (SILENT_DB / 10)
+    powers, rest = np.concatenate(powers), count % unit > 0
+    silent = power_of_parts(powers, PART, tail[-PART * unit :], rest) < 10 ** (SILENT_DB / 10)
     steps = np.diff(np.concatenate([[0], silent, [0]]).astype(int))
     begins, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     start, end = max(zip(begins, ends), key=lambda run: run[1] - run[0], default=(0, 0))
-    silence = start * PART, min(end * PART, len(samples) / rate)
-    edges = 10 * np.log10(power_of_parts(samples, round(EDGE * rate)) + 1e-12)
+    silence = start * PART * UNIT, min(end * PART * UNIT, count / rate)
+    edges = 10 * np.log10(power_of_parts(powers, EDGE, tail[-EDGE * unit :], rest) + 1e-12)
     return Levels(
-        len(samples) / rate,
-        float(clipped.mean()),
+        count / rate,
+        clipped / count,
         float(silent.mean()),
         silence,
         float(edges[0] - edges.max()),
@@ -63,14 +69,22 @@ def measure(path: Path) -> Levels | None:
     )
 
 
-def power_of_parts(samples: np.ndarray, size: int) -> np.ndarray:
-    """Return the mean square of consecutive parts of samples [n, channels], of the loudest channel.
+def count_clipped(samples: np.ndarray) -> int:
+    """Return how many samples [n, channels] behind the first one are clipped in any channel."""
+    size = np.abs(samples)
+    top = size >= FULL_SCALE
+    flat = top[1:] & top[:-1] & (np.abs(np.diff(samples, axis=0)) < FLAT)
+    return int((flat | (size[1:] > 1 + FLAT)).any(axis=1).sum())
 
-    The last part ends with the samples.
+
+def power_of_parts(powers: np.ndarray, size: int, last: np.ndarray, rest: bool) -> np.ndarray:
+    """Return the mean square of consecutive parts of `size` units, of the loudest channel.
+
+    `powers` [units, channels]: of whole units. What is left over, perhaps a `rest` of a unit too, lies in a
+    part that ends with the clip: the samples `last` [n, channels].
     """
-    size = min(size, len(samples))
-    whole = samples[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
-    power = np.square(whole).mean(axis=1).max(axis=1)
-    if len(samples) % size:
-        power = np.append(power, np.square(samples[-size:]).mean(axis=0).max())
+    parts = powers[: len(powers) // size * size].reshape(-1, size, powers.shape[1])
+    power = parts.mean(axis=1).max(axis=1)
+    if rest or len(powers) % size:
+        power = np.append(power, np.square(last).mean(axis=0).max())
     return power

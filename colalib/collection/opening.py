@@ -29,22 +29,27 @@ NO_LENGTH = 1e-2  # of a standardised embedding, where 63 is usual: the mean its
 class Collection:
     """Clips with their embeddings: `table`, a row per clip; `vectors` float32 [n, d], perhaps memory-mapped.
 
-    `audio` is the folder of the recordings, or None if it is gone. `left_out`: path and reason of each file
-    that could not be used.
+    `audio` is the folder of the recordings, or None if it is gone. `note`: see `Corpus`.
     """
 
     store: MelStore
     features: Source
     vectors: np.ndarray
     audio: Path | None
+    note: str = ""
 
     @property
     def table(self) -> pd.DataFrame:
         return self.store.clips
 
     @property
-    def left_out(self) -> pd.DataFrame:
-        return self.store.quarantine
+    def notes(self) -> list[str]:
+        """What was not looked at, a line each."""
+        notes = [self.note] if self.note else []
+        if len(left_out := self.store.quarantine):
+            path, reason = left_out.iloc[0][["path", "reason"]]
+            notes.append(f"{len(left_out)} files cannot be used; the first: {path}: {reason}")
+        return notes
 
 
 @contextmanager
@@ -65,15 +70,15 @@ def open_collection(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if isinstance(source, MelStore) or store.is_store(source):
             opened = store.open_store(source)
-            audio, keep = opened.known_audio, opened.path / "embeddings"
+            audio, note, keep = opened.known_audio, "", opened.path / "embeddings"
             if not os.access(opened.path, os.W_OK):  # someone else's: embedded anew each time
                 keep = None
         else:
             corpus = corpora.load(source)
             mel = {"config": features.mel} if features.mel else {}
             opened = store.build(corpus, Path(folder) / "store", jobs=jobs, progress=progress, **mel)
-            audio, keep = corpus.root, None
-        yield Collection(opened, features, features.of_store(opened, keep), audio)
+            audio, note, keep = corpus.root, corpus.note, None
+        yield Collection(opened, features, features.of_store(opened, keep), audio, note)
 
 
 class Scale:

@@ -7,6 +7,8 @@ at which second they are alike.
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,9 @@ def search(
     `query_second`, where that one begins. Raises `UserError` for a clip or a source that cannot be used.
     """
     with open_collection(source, encoder, **options) as collection:
+        if options.get("progress"):
+            for note in collection.notes:
+                print(f"note: {note}", file=sys.stderr)
         row = row_of(collection, clip)
         frames = None if row is not None else read_query(collection, Path(clip))
         table, groups = collection.table, collection.table["group"].values
@@ -81,11 +86,14 @@ def row_of(collection: Collection, clip: str | Path) -> int | None:
         near = f"; the nearest names are {', '.join(map(repr, near))}" if near else ""
         raise UserError(f"{str(clip)!r} is neither a clip_id of {collection.store.name} nor a file{near}")
     if collection.audio:
-        root = collection.audio.resolve()
-        path = Path(clip).resolve()
-        if path.is_relative_to(root):
-            (rows,) = np.nonzero((collection.table["path"] == path.relative_to(root).as_posix()).values)
-    return int(rows[0]) if len(rows) else None
+        # as it is named, and where it leads: either may be a link
+        for absolute in (os.path.abspath, os.path.realpath):
+            root, path = Path(absolute(collection.audio)), Path(absolute(clip))
+            if path.is_relative_to(root):
+                (rows,) = np.nonzero((collection.table["path"] == path.relative_to(root).as_posix()).values)
+                if len(rows):
+                    return int(rows[0])
+    return None
 
 
 def read_query(collection: Collection, file: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ Paths come from `corpora`, frames go to `store`. This module knows neither corpo
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -136,7 +137,7 @@ class Level:
     def check(self, seconds: float) -> None:
         """Raise `Unusable` for a clip that is too short or silent."""
         if seconds < MIN_SECONDS:
-            raise Unusable(f"too short: {1000 * seconds:.0f} ms (at least {1000 * MIN_SECONDS:.0f} ms)")
+            raise Unusable(f"too short: {int(1000 * seconds)} ms (at least {1000 * MIN_SECONDS:.0f} ms)")
         faintest = 10 ** (MIN_PEAK_DB / 20)
         peak = max(-self.low, self.high)
         if self.loudest >= faintest > peak:
@@ -156,18 +157,29 @@ def to_mp3(wave: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def preview(path: Path, start: float = 0.0) -> bytes:
-    """Return an MP3 of a recording's first 6 s from `start` in seconds; nothing if it cannot be read."""
-    try:
-        return to_mp3(load_audio(path)[int(start * 16_000) :])
-    except (Unusable, OSError):
-        return b""
+def preview(path: Path) -> bytes:
+    """Return an MP3 of a recording's first 6 s; nothing if it cannot be read."""
+    return previews_of_file(path, [0.0])[0]
 
 
 def previews(places: Iterable[tuple[Path, float]]) -> Iterator[bytes]:
-    """Yield `preview` of each (path, second to begin at), in their order; two are decoded at a time."""
+    """Yield an MP3 of 6 s for each (path, second to begin at), in their order; nothing for a damaged file.
+
+    Places in one file that follow each other are decoded together, and two files at a time.
+    """
+    files = itertools.groupby(places, key=lambda place: place[0])
     parallel = Parallel(n_jobs=2, prefer="threads", return_as="generator")
-    return parallel(delayed(preview)(*place) for place in places)
+    parts = parallel(delayed(previews_of_file)(path, [start for _, start in of]) for path, of in files)
+    return itertools.chain.from_iterable(parts)
+
+
+def previews_of_file(path: Path, starts: list[float]) -> list[bytes]:
+    """Return an MP3 of 6 s of a recording from each second in `starts`."""
+    try:
+        wave = load_audio(path)
+        return [to_mp3(wave[int(start * 16_000) :]) for start in starts]
+    except (Unusable, OSError):
+        return [b""] * len(starts)
 
 
 def to_mono(block: np.ndarray) -> np.ndarray:

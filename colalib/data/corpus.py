@@ -39,7 +39,8 @@ class Corpus:
     `clips`: one row per clip, all columns text: clip_id, path (relative to `root`), label (""
     where missing), group, split, and further label columns. `excluded`: path and reason of clips
     that cannot be used, as far as this shows before they are read. `note`: one line about files in the
-    folder that are not clips of the corpus, "" if there are none.
+    folder that are not clips of the corpus, "" if there are none. `own_split`: whether the split came with
+    the corpus; otherwise it was drawn here.
     """
 
     name: str
@@ -50,9 +51,12 @@ class Corpus:
     )
     note: str = ""
 
+    own_split: bool = field(init=False)
+
     def __post_init__(self):
         # the name stands in ids, tables and messages: one line of text
         self.name = UNPRINTABLE.sub("_", self.name)
+        self.own_split = has_split(self.clips)
         self.clips = check(self.clips, self.name)
 
 
@@ -88,7 +92,7 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
         if column not in clips:
             clips[column] = default
     clips["group"] = clips["group"].where(clips["group"] != "", clips["clip_id"])
-    if "split" not in clips or (clips["split"] == "").all():
+    if not has_split(clips):
         clips["split"] = split_by_group(clips["label"], clips["group"])
     words = clips["split"].str.lower().map(SPLIT_WORDS)
     if words.notna().all():
@@ -105,6 +109,11 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
         group = splits[splits > 1].index[0]
         raise UserError(f"{where}: group {group!r} is in more than one split: put all its clips in one")
     return clips[[*COLUMNS, *(c for c in clips.columns if c not in COLUMNS)]]
+
+
+def has_split(clips: pd.DataFrame) -> bool:
+    """Return whether a table says which clips train and which test."""
+    return "split" in clips and bool((clips["split"] != "").any())
 
 
 def _check_columns(columns: pd.Index, where: str) -> None:

@@ -184,7 +184,8 @@ def _enter(corpus: Corpus, out: Path, content: dict) -> None:
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     # where the audio lies: for encoders that hear it themselves (`MelStore.audio_root`)
     audio_root = os.path.abspath(corpus.root)
-    write_json(out / "config.json", content | {"versions": versions, "audio": audio_root})
+    known = {"versions": versions, "audio": audio_root, "own split": corpus.own_split}
+    write_json(out / "config.json", content | known)
 
 
 def _remove_rows(out: Path) -> None:
@@ -353,9 +354,8 @@ class MelStore:
 
     `clips` is its table: shard, start and frames are numbers, the corpus' columns are text. `mel`
     is its MelConfig, `name` its corpus, `quarantine` the table of what was left out, `duplicates` the
-    table of clips that equal another. `ids` [n] are
-    the clips' names that are unique across stores. Raises `UserError` if the folder is no complete
-    store.
+    table of clips that equal another. `own_split` is that of its Corpus. `ids` [n] are the clips' names that
+    are unique across stores. Raises `UserError` if the folder is no complete store.
     """
 
     def __init__(self, path: Path | str):
@@ -368,6 +368,7 @@ class MelStore:
         try:
             self.name: str = config["corpus"]
             self._audio = config.get("audio")  # stores of an earlier version do not tell
+            self.own_split = bool(config.get("own split", True))
             self.mel = MelConfig.read(config["mel"], self.path / "config.json")
             self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
             self.quarantine = read_table(self.path / "quarantine.csv")

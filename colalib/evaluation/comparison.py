@@ -208,7 +208,8 @@ def ablation_run(out: Path, setting: str, seed: int) -> Path:
 def evaluate(store: MelStore | Path | str, runs: list[Path | str], accelerator: str = "auto") -> Results:
     """Judge saved classifiers on the test clips of their task, each under the name of its folder.
 
-    Raises `UserError` if one is named twice or they have different tasks.
+    Raises `UserError` if one is named twice, they have different tasks, or a clip has a class that one was
+    not trained on.
     """
     store = open_store(store)
     parts, overlap = [], {}
@@ -221,6 +222,11 @@ def evaluate(store: MelStore | Path | str, runs: list[Path | str], accelerator: 
         opened.check_mel(store)
         module.to(choose_device(accelerator))
         split = evaluation_splits(store.clips, module.config.label, module.config.fold)[0]
+        if others := set(store.clips[module.config.label].iloc[split.test]) - set(module.classes):
+            raise UserError(
+                f"{run} was not trained on class {min(others)!r}, but on {', '.join(module.classes[:10])}: "
+                "it can judge no store that has others"
+            )
         parts.append(training.predict(module, store, split, name))
         overlap[name] = opened.overlap(store, [split])
     predictions = pd.concat(parts, ignore_index=True)

@@ -22,7 +22,7 @@ from colalib.data.clips import Clips
 from colalib.data.corpus import AUDIO, Corpus
 from colalib.data.processes import CRASHED, crashing, worker_errors
 from colalib.data.segments import SEGMENT_FRAMES
-from colalib.data.store import NUMBERS, MelStore, is_store, log_mel_of_file, to_stored
+from colalib.data.store import NUMBERS, MelStore, is_store, log_mel_of_file, open_store, to_stored
 from colalib.errors import UserError
 from colalib.evaluation.sources import EncoderSource, ModuleSource, Source, feature_source
 
@@ -36,17 +36,19 @@ class Embedded:
 
     `clips` has the columns clip_id and path, and what else the corpus' table has; for embeddings over time
     also `start`, where the window begins, in seconds. `left_out` lists path and reason of each clip that
-    could not be used. `root` is the folder of the audio, if it is known.
+    could not be used, and `note` tells of other files that lie there (see `Corpus`). `root` is the folder of
+    the audio, if it is known.
     """
 
     vectors: np.ndarray
     clips: pd.DataFrame
     left_out: pd.DataFrame
     root: Path | None = None
+    note: str = ""
 
 
 def embed(
-    source: str | Path | list[str | Path] | tuple[np.ndarray, int],
+    source: str | Path | MelStore | list[str | Path] | tuple[np.ndarray, int],
     encoder: str | Path = "default",
     accelerator: str = "auto",
     jobs: int = -1,
@@ -72,8 +74,8 @@ def embed(
     Raises `UserError` if there is no such folder or encoder, or no usable clip.
     """
     features = feature_source(encoder, arch, seed, accelerator, progress)
-    if isinstance(source, str | Path) and is_store(source):
-        store = MelStore(source)
+    if isinstance(source, MelStore) or (isinstance(source, str | Path) and is_store(source)):
+        store = open_store(source)
         windows = Windows(features, store.mel, every)
         table = store.clips.drop(columns=NUMBERS)
         vectors = windows.of_store(store) if every else features.of_store(store)
@@ -86,7 +88,7 @@ def embed(
     files = DecodedFiles(corpus_of(source), decoder(features, mel), jobs)
     vectors = _embed(features, files, mel, windows, len(files.corpus.clips))
     clips = files.corpus.clips[files.usable].reset_index(drop=True)
-    return Embedded(vectors, windows.rows(clips), files.left_out, files.corpus.root)
+    return Embedded(vectors, windows.rows(clips), files.left_out, files.corpus.root, files.corpus.note)
 
 
 def _embed(features: Source, clips, mel: MelConfig, windows: Windows, total: int = 1) -> np.ndarray:
@@ -119,7 +121,7 @@ class Windows:
 
     `every` None leaves clips whole. What is left over at the end of a clip is not used; a shorter clip is one
     window. A window that is embedded lies in the same space as whole clips. Raises `UserError` for an
-    `every` below the 10 ms between frames.
+    `every` below the 10 ms between frames or above a million seconds.
     """
 
     def __init__(self, features: Source, mel: MelConfig, every: float | None):
@@ -130,7 +132,7 @@ class Windows:
         self.size = round(mel.seconds(SEGMENT_FRAMES) * self.rate)
         if every is not None and not mel.hop / mel.sample_rate <= every <= 1e6:
             raise UserError(
-                f"a window every {every:g} s: from {1000 * mel.hop / mel.sample_rate:.0f} ms on, please"
+                f"a window every {every:g} s: choose {mel.hop / mel.sample_rate:g} to 1,000,000 seconds"
             )
         self.hop = every and max(round(every * self.rate), 1)
         self.starts: list[np.ndarray] = []  # per clip, in seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Container
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def embed_to_file(
     """Write `embed` to a file, and return it.
 
     An .npz file holds clip_id, embedding float32 [n, d], and the table's other columns as fixed-width text
-    (no pickle); `start` is float64. A .parquet file is described at `write_parquet`.
+    (no pickle); `start` is float64. A .parquet file is described at `write_parquet`. A column whose name is
+    taken gets a _ behind it.
     """
     parquet = Path(out).suffix == ".parquet"
     if parquet and not find_spec("pyarrow"):
@@ -39,14 +41,23 @@ def embed_to_file(
 
 def write_npz(embedded: Embedded, out: Path) -> None:
     """Write embeddings as an .npz file."""
-    columns = {c: np.array(embedded.clips[c].tolist()) for c in embedded.clips}
-    columns = {c: v if c == "start" else v.astype(str) for c, v in columns.items()}
+    members = {"embedding": np.asarray(embedded.vectors)}
+    for column in embedded.clips:
+        values = np.array(embedded.clips[column].tolist())
+        name = re.sub(r"[^\w .-]", "_", column).lstrip(".")  # a column is not a path
+        members[free(name, members)] = values if column == "start" else values.astype(str)
     with atomic(out) as file, zipfile.ZipFile(file, "w") as archive:
         # np.savez would take a column named `file` for its own argument
-        for name, values in {"embedding": embedded.vectors, **columns}.items():
-            name = re.sub(r"[^\w .-]", "_", name).lstrip(".")  # a column is not a path
+        for name, values in members.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
+                np.lib.format.write_array(member, values, allow_pickle=False)
+
+
+def free(name: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: with _ behind it, as often as needed."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def write_parquet(embedded: Embedded, out: Path) -> None:
@@ -60,8 +71,7 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
     import pyarrow.parquet
 
     vectors = np.asarray(embedded.vectors, np.float32)
-    columns = {c: pa.array(embedded.clips[c].tolist()) for c in embedded.clips}
-    columns["vector"] = as_lists(vectors)
+    columns = {"vector": as_lists(vectors)}
     if embedded.root:
         starts = embedded.clips.get("start", np.zeros(len(vectors)))
         files = [embedded.root / path for path in embedded.clips["path"]]
@@ -79,8 +89,11 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
         distances = np.stack([1 - unit[near] @ row for near, row in zip(ids, unit)])
         parts = [as_lists(ids), as_lists(distances.astype(np.float32))]
         columns["neighbors"] = pa.StructArray.from_arrays(parts, ["ids", "distances"])
+    table = {}
+    for column in embedded.clips:
+        table[free(column, columns.keys() | table.keys())] = pa.array(embedded.clips[column].tolist())
     with atomic(out) as file:
-        pyarrow.parquet.write_table(pa.table(columns), file, compression="zstd")
+        pyarrow.parquet.write_table(pa.table(table | columns), file, compression="zstd")
 
 
 def as_lists(rows: np.ndarray):

@@ -27,7 +27,7 @@ from colalib.data.store import MelStore
 from colalib.encoder import Encoder, choose_device
 from colalib.errors import UserError, first_line
 from colalib.evaluation.features import READOUT, calibrate_batchnorm, embed_frames, mel_stats
-from colalib.files import atomic, fingerprint
+from colalib.files import atomic, file_state, fingerprint
 from colalib.training.runs import Run, open_run
 
 # training steps; BatchNorm's momentum is 0.1, and 0.9^64 of what its statistics began with is 0.1%
@@ -201,7 +201,9 @@ class ModuleSource:
             try:
                 yield audio.load_audio(root / path, self.sample_rate)
             except audio.Unusable as error:
-                raise UserError(f"{root}: {error}: {self.name} needs the audio of this store") from None
+                raise UserError(
+                    f"{root / path}: {error}: {self.name} needs the audio of this store"
+                ) from None
 
     def overlap(self, store: MelStore, splits: list[Split]) -> int:
         """Return 0: what the module's encoder has heard is not known here."""
@@ -267,11 +269,6 @@ def kept(
             np.save(target, features)
         features = np.load(file, mmap_mode="r")
     return features
-
-
-def file_state(file: Path) -> str:
-    """Return name, size and time of a file: they change when it is written anew."""
-    return f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def feature_source(

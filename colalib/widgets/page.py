@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,13 +23,14 @@ import numpy as np
 import pandas as pd
 
 from colalib.data.audio import previews
+from colalib.data.corpus import UNPRINTABLE
 from colalib.data.splits import check_column
 from colalib.data.store import MelStore, is_store
 from colalib.errors import UserError
 from colalib.evaluation import embed
 from colalib.evaluation.embedding import corpus_of
 from colalib.evaluation.flattening import layout
-from colalib.files import atomic, check_ours, check_writable, fingerprint
+from colalib.files import MAP_GENERATOR, atomic, check_ours, fingerprint
 from colalib.widgets.maps import colour_columns, make_page
 
 MOST_INSIDE = 300  # MB of sounds in a page, and below of the whole: browsers hold no longer text
@@ -74,8 +76,6 @@ const model = {
 };
 widget.render({ model, el: document.getElementById("widget") });
 """
-
-GENERATOR = '<meta name="generator" content="colalib">'  # tells our page from others
 
 POLICY = (  # of what may be loaded: files beside the page and what is in it
     "default-src 'none'",
@@ -127,7 +127,7 @@ def standalone(widget: anywidget.AnyWidget, title: str) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return PAGE.format(
         title=escape(title),
-        generator=GENERATOR,
+        generator=MAP_GENERATOR,
         policy="; ".join([*POLICY, f"script-src 'sha256-{digest}'"]),
         css=THEME + str(getattr(widget, "_css", "")).replace("</style", "<\\/style"),
         state=json_text(values),
@@ -151,7 +151,7 @@ class MapFile(NamedTuple):
     """What `write_map` wrote: the numbers of clips, and of sounds in the page and in `folder` beside it.
 
     `missing` are the paths of clips whose sound could not be read. `left_out` lists path and reason of clips
-    that could not be embedded.
+    that could not be embedded, and `note` tells of other files (see `Corpus`).
     """
 
     clips: int
@@ -160,6 +160,7 @@ class MapFile(NamedTuple):
     folder: Path
     missing: list[str]
     left_out: pd.DataFrame
+    note: str
 
 
 def write_map(
@@ -182,8 +183,7 @@ def write_map(
     out = Path(out)
     if out.is_dir():
         raise UserError(f"{out} cannot be written (it is a folder): choose another --out")
-    check_writable(out.parent)
-    check_ours(out, GENERATOR.encode())
+    check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
     store = MelStore(source) if is_store(source) else None
@@ -198,7 +198,9 @@ def write_map(
     spaces = {f"encoder: {encoder}": (embedded.vectors, layout(embedded.vectors))}
     columns = colour_columns(clips, list(dict.fromkeys(labels)))
     widget = make_page(clips, spaces, columns, sounds)
-    html = standalone(widget, f"Map of {Path(source).resolve().name}: {len(clips)} clips")
+    html = standalone(
+        widget, f"Map of {UNPRINTABLE.sub('_', Path(source).resolve().name)}: {len(clips)} clips"
+    )
     if len(html) > LARGEST:
         raise UserError(
             f"a page of {len(html) / 1e6:.0f} MB is too large for browsers: take fewer clips or less --inside"
@@ -209,7 +211,8 @@ def write_map(
     sizes = np.diff(sounds["offsets"])
     linked = np.array([bool(link) for link in sounds["links"]])
     missing = clips["path"][(sizes == 0) & ~linked].tolist()
-    return MapFile(len(clips), int((sizes > 0).sum()), int(linked.sum()), folder, missing, embedded.left_out)
+    inside, beside = int((sizes > 0).sum()), int(linked.sum())
+    return MapFile(len(clips), inside, beside, folder, missing, embedded.left_out, embedded.note)
 
 
 def write_sounds(files: list[Path], folder: Path, limit: int) -> dict:
@@ -229,7 +232,7 @@ def write_sounds(files: list[Path], folder: Path, limit: int) -> dict:
             if not file.exists():
                 with atomic(file) as opened:
                     opened.write(sound)
-            link = f"{quote(folder.name)}/{file.name}"
+            link = f"{quote(os.fsencode(folder.name))}/{file.name}"
         links.append(link)
         offsets.append(offsets[-1] + fits * len(sound))
     return {"previews": b"".join(inside), "offsets": offsets, "links": links}

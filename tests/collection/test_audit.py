@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from helpers import RATE, call, tone
 
-from colalib.collection import audit, page
+from colalib.collection import audit, levels, page
 from colalib.collection.audit import KINDS
 from colalib.collection.duplicates import align, changes
 from colalib.collection.levels import measure
@@ -198,3 +198,24 @@ def test_classes_of_a_few_clips_are_audited_too(tmp_path):
         for i in range(3):
             soundfile.write(tmp_path / label / f"{i}.wav", tone(pitch + 7 * i, 1.0, i), RATE)
     assert audit(tmp_path, encoder="mel-stats", jobs=1).clips == 6
+
+
+def test_a_split_that_we_drew_is_not_leaked_across(tmp_path):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", tone(300, 2.0, 0), RATE)
+    assert audit(tmp_path, encoder="mel-stats", jobs=1).counts()["duplicate"] == 1
+    (tmp_path / "index.csv").write_text("path,split\na.wav,train\nb.wav,test\n")
+    assert audit(tmp_path, encoder="mel-stats", jobs=1).counts()["leakage"] == 1
+
+
+def test_levels_do_not_depend_on_the_blocks_that_are_read(tmp_path, monkeypatch):
+    samples = np.clip(np.random.default_rng(0).uniform(-1.3, 1.3, (3 * RATE + 100, 2)), -1, 1)
+    samples[RATE : 2 * RATE] = 0
+    soundfile.write(tmp_path / "a.wav", samples, RATE)
+    whole = measure(tmp_path / "a.wav")
+    rate, blocks = levels.decode(tmp_path / "a.wav")
+    (block,) = blocks
+    cuts = [1, 2, 700, RATE + 33]  # within a unit of 10 ms, and between two clipped samples
+    monkeypatch.setattr(levels, "decode", lambda path: (rate, iter(np.split(block, cuts))))
+    assert measure(tmp_path / "a.wav") == whole
+    assert whole.silence == pytest.approx((1, 2))

@@ -103,3 +103,17 @@ def test_equal_embeddings_are_alike():
     vectors = np.full((3, 8), 2.5, np.float32)
     scale = scale_of(vectors)
     assert similarities(vectors, scale, scale.transform(vectors[0])).tolist() == [1, 1, 1]
+
+
+def test_a_linked_clip_does_not_find_itself(tmp_path, capsys):
+    (tmp_path / "here").mkdir()
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", melody(i, i), RATE)
+        (tmp_path / "here" / f"{i}.wav").symlink_to(tmp_path / f"{i}.wav")
+    (tmp_path / "here" / "notes.txt").write_text("")
+    words = ["search", tmp_path / "here", tmp_path / "here" / "1.wav", "--encoder", "mel-stats"]
+    code, text, error = call(capsys, *words)
+    assert code == 0
+    assert {"0.wav", "2.wav"} <= {*text.split()}
+    assert "1.wav" not in text.split()
+    assert "note: 1 other files were not looked at: .txt 1" in error

@@ -2,6 +2,7 @@
 
 import ntpath
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import soundfile
 
 from colalib.data import corpora
 from colalib.errors import UserError
+from colalib.files import MAP_GENERATOR
 
 
 def write_files(root, paths):
@@ -108,7 +110,7 @@ GOOD = "path,label,group,split\na.wav,x,1,train\nb.wav,y,2,valid\nc.wav,x,3,test
         ("path\n", "no clips"),
         ("", "not a readable CSV"),
         ("path,label\na,b,c,d\n", "not a readable CSV"),
-        ("path,label\n\xff\xfe", "not a readable CSV"),
+        ("path,label\n\xff\xfe", "not UTF-8: save it as"),
     ],
 )
 def test_an_index_that_breaks_a_rule_is_refused_in_one_line(tmp_path, index, message):
@@ -184,3 +186,26 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path):
     (tmp_path / "b").mkdir(mode=0)
     with pytest.raises(UserError, match=r"b: cannot be read"):
         corpora.load(tmp_path)
+
+
+def test_a_map_of_ours_does_not_hear_itself(tmp_path):
+    write_files(tmp_path, ["a.wav", "map-sounds/0123456789abcdef.mp3", "their-sounds/b.wav"])
+    (tmp_path / "map.html").write_text(f"<!doctype html>{MAP_GENERATOR}")
+    (tmp_path / "their.html").write_text("<!doctype html>")
+    assert list(corpora.load(tmp_path).clips["path"]) == ["a.wav", "their-sounds/b.wav"]
+
+
+def test_excel_may_write_its_separator_first(tmp_path):
+    write_files(tmp_path, ["a.wav", "b.wav"])
+    (tmp_path / "index.csv").write_text("sep=,\npath,label,group\na.wav,x,1\nb.wav,y\n")
+    clips = corpora.load(tmp_path).clips
+    assert clips[["path", "label", "group"]].values.tolist() == [["a.wav", "x", "1"], ["b.wav", "y", "b.wav"]]
+
+
+def test_letters_may_be_written_in_two_ways(tmp_path):
+    on_disk, in_table = (unicodedata.normalize(form, "Café/é.wav") for form in ("NFC", "NFD"))
+    write_files(tmp_path, [on_disk])
+    (tmp_path / "index.csv").write_text(f"path\n{in_table}\n", encoding="utf-8")
+    corpus = corpora.load(tmp_path)
+    assert list(corpus.clips["path"]) == [on_disk]
+    assert corpus.note == ""

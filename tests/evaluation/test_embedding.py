@@ -11,7 +11,7 @@ from helpers import RATE, tone
 
 import colalib
 from colalib import evaluation
-from colalib.data import corpora, store
+from colalib.data import audio, corpora, store
 from colalib.errors import UserError
 
 
@@ -129,7 +129,7 @@ def test_a_short_clip_is_one_window():
 
 
 def test_windows_closer_than_frames_are_refused():
-    with pytest.raises(UserError, match="from 10 ms on"):
+    with pytest.raises(UserError, match=r"choose 0\.01 to 1,000,000 seconds"):
         colalib.embed((tone(300, 1, 1), RATE), every=0.001)
 
 
@@ -192,3 +192,36 @@ def test_files_on_several_drives_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(os.path, "commonpath", of_windows)
     with pytest.raises(UserError, match="several drives"):
         colalib.embed([tmp_path / "a.wav", tmp_path / "b.wav"])
+
+
+def test_a_store_that_is_open_is_a_source_too(mel_store):
+    assert np.array_equal(
+        colalib.embed(mel_store, "mel-stats").vectors, colalib.embed(mel_store.path, "mel-stats").vectors
+    )
+
+
+def test_columns_whose_names_are_taken_are_kept(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(300, 1.0, 1), RATE)
+    columns = "vector,audio,neighbors,projection_x,a/b,a:b"
+    (tmp_path / "index.csv").write_text(f"path,{columns}\na.wav,1,2,3,4,5,6\n")
+    evaluation.embed_to_file(tmp_path, "mel-stats", tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as arrays:
+        assert (arrays["vector"].item(), arrays["a_b"].item(), arrays["a_b_"].item()) == ("1", "5", "6")
+        assert arrays["embedding"].shape == (1, 128)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    evaluation.embed_to_file(tmp_path, "mel-stats", tmp_path / "e.parquet")
+    (row,) = parquet.read_table(tmp_path / "e.parquet").to_pylist()
+    assert [row[f"{name}_"] for name in ("vector", "audio", "projection_x")] == ["1", "2", "4"]
+    assert len(row["vector"]) == 128
+    assert row["audio"]["path"] == "a.wav.mp3"
+
+
+def test_a_file_is_decoded_once_for_all_its_previews(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(300, 3.0, 1), RATE)
+    decoded, load = [], audio.load_audio
+    monkeypatch.setattr(audio, "load_audio", lambda path: decoded.append(path) or load(path))
+    path, gone = tmp_path / "a.wav", tmp_path / "gone.wav"
+    sounds = [*audio.previews([(path, 0.0), (path, 1.0), (gone, 0.0), (path, 2.0)])]
+    assert sounds[2] == b""
+    assert len(sounds[0]) > len(sounds[1]) > len(sounds[3]) > 0
+    assert len(decoded) == 3  # places that follow each other

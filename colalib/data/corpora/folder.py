@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from colalib.data.corpus import AUDIO, UNPRINTABLE, Corpus
 from colalib.data.tables import from_text
 from colalib.errors import UserError, first_line
+from colalib.files import MAP_GENERATOR, is_ours
 
 
 def load(root: Path, labels: str | None = None, name: str | None = None) -> Corpus:
@@ -50,6 +52,14 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     return Corpus(name, root, clips, excluded, describe_others(others))
 
 
+def as_on_disk(paths: Iterable[str], root: Path) -> list[str]:
+    """Return paths with their letters in the form of the files' names: é may be one character, or e and ´."""
+    missing = {path for path in paths if not path.isascii() and not (root / path).exists()}
+    files = visible_files(root, onerror=None) if missing else []
+    forms = {unicodedata.normalize("NFC", file): file for file in files}
+    return [forms.get(unicodedata.normalize("NFC", p), p) if p in missing else p for p in paths]
+
+
 def describe_others(paths: list[str]) -> str:
     """Return a line that counts files by their endings; "" if there are none."""
     if not paths:
@@ -72,10 +82,13 @@ def read_cells(index: Path) -> pd.DataFrame:
     """
     try:
         # header=None: pandas would rename columns that stand twice
-        return pd.read_csv(
-            index, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with open(index, encoding="utf-8-sig", newline="") as file:
+            if not file.readline().lower().startswith("sep=,"):  # Excel's own line
+                file.seek(0)
+            return pd.read_csv(file, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except UnicodeDecodeError:
+        raise UserError(f'{index}: its text is not UTF-8: save it as "CSV UTF-8"') from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{index}: not a readable CSV table: {first_line(error)}") from None
 
 
@@ -96,7 +109,7 @@ def tidy(cells: pd.DataFrame, index: Path) -> pd.DataFrame:
         raise UserError(f"{index}: column {number} has no name: give it one in the first row")
     clips = clips.loc[:, ~unnamed]
     if sum(clips.columns == "path") == 1:  # `corpus.check` refuses none or two
-        clips["path"] = clips["path"].str.replace("\\", "/", regex=False)
+        clips["path"] = as_on_disk(clips["path"].str.replace("\\", "/", regex=False), index.parent)
     if clips.empty:
         raise UserError(f"{index}: no clips: it has only a header")
     return clips
@@ -117,11 +130,17 @@ def audio_files(root: Path) -> list[str]:
     return list(filter(is_audio, visible_files(root, refuse)))
 
 
+def is_sounds_of_map(around: Path, name: str) -> bool:
+    """Return whether a folder holds the sounds of a map of ours beside it: `map-sounds/` of map.html."""
+    page = around / f"{name.removesuffix('-sounds')}.html"
+    return name.endswith("-sounds") and page.is_file() and is_ours(page, MAP_GENERATOR.encode())
+
+
 def visible_files(root: Path, onerror: Callable[[OSError], None] | None) -> list[str]:
     """Return the POSIX paths, relative to `root` and sorted, of all files below it.
 
-    Hidden files and folders are left out. A linked folder is followed, but only once. `onerror` is called for
-    a folder that cannot be read.
+    Hidden files and folders are left out, and the sounds of a map. A linked folder is followed, but only
+    once. `onerror` is called for a folder that cannot be read.
     """
     paths = []
     visited = set()
@@ -130,6 +149,6 @@ def visible_files(root: Path, onerror: Callable[[OSError], None] | None) -> list
             folders.clear()  # links in a circle
             continue
         visited.add(real)
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        folders[:] = [f for f in folders if not (f.startswith(".") or is_sounds_of_map(Path(folder), f))]
         paths += [(Path(folder) / f).relative_to(root).as_posix() for f in files if not f.startswith(".")]
     return sorted(paths)
