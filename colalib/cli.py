@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         for option, value in vars(args).items():
             if value == "":
                 raise UserError(f"{option} is empty: name what it stands for")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers end, and what is half
+        answer_sigterm()
         args.call(args)
         sys.stdout.flush()
     except UserError as error:
@@ -62,6 +63,19 @@ def main(argv: list[str] | None = None) -> None:
             f"{error.strerror or error}{where}: fix this and run the command again; finished parts are kept",
             1,
         )
+
+
+def answer_sigterm() -> None:
+    """Let SIGTERM do as Ctrl-C: workers end, and temporary files go. A forked worker just ends."""
+    main_process = os.getpid()
+
+    def end(number, frame):
+        if os.getpid() != main_process:
+            os._exit(143)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # no other may
+        signal.signal(signal.SIGTERM, end)
 
 
 def fail(text: str, code: int) -> None:

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -102,38 +101,35 @@ def is_ours(path: Path, sign: bytes) -> bool:
 
 
 def file_state(path: Path) -> str:
-    """Return what tells a file from another of its name: size, time of change, hash of 12 kB; "" for none."""
+    """Return what tells a file from others: time of change, size, and a hash of 12 kB of it; "" for none."""
     try:
+        if not path.is_file():  # a pipe would wait
+            return ""
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            return f"{status.st_size} {status.st_mtime_ns} {_sample(file, status.st_size)}"
+            digest = hashlib.blake2b(digest_size=8)
+            for place in (0, status.st_size // 2, max(status.st_size - 4096, 0)):
+                file.seek(place)
+                digest.update(file.read(4096))
+            return f"{status.st_mtime_ns} {status.st_size} {digest.hexdigest()}"
     except OSError:
         return ""
 
 
-def has_changed(path: Path, state: str) -> bool:
+def has_changed(path: Path, state: str, copy: bool) -> bool:
     """Return whether a file is another than when `state` was taken, or was not there then.
 
-    A copy of it is no other file. One that is gone has not changed.
+    A `copy` is the same file if its size and its sample are. One that is gone has not changed.
     """
     try:
+        if not path.is_file():
+            return False
         status = os.stat(path)
-        size, modified, sample = state.split() if state else ("", "", "")
-        if str(status.st_size) == size and str(status.st_mtime_ns) != modified:
-            with open(path, "rb") as file:
-                return _sample(file, status.st_size) != sample
-        return str(status.st_size) != size
+        if not copy:
+            return not state.startswith(f"{status.st_mtime_ns} {status.st_size} ")
+        return file_state(path).partition(" ")[2] != state.partition(" ")[2]
     except OSError:
         return False
-
-
-def _sample(file: BinaryIO, size: int) -> str:
-    """Return a hash of 4 kB each at the start, in the middle and at the end of a file."""
-    digest = hashlib.blake2b(digest_size=8)
-    for place in (0, size // 2, max(size - 4096, 0)):
-        file.seek(place)
-        digest.update(file.read(4096))
-    return digest.hexdigest()
 
 
 def _replace(part: Path, path: Path) -> None:

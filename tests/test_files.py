@@ -146,6 +146,7 @@ SAFE = {
     "data.store._enter": STORE,
     "data.store._fill": STORE,
     "data.store._remove_rows": STORE,
+    "data.store._start_anew": STORE,
     "data.processes.silent_decoder": "opens the null device",
     "data.store._write_shard": STORE,
     "data.store._write_tables": STORE,

@@ -209,7 +209,7 @@ def findings_of_levels(m: Levels) -> Iterator[dict]:
         yield {"kind": "silent", "score": m.silent, "words": words}
     if max(m.begin, m.end) >= CUT_OFF_DB:
         edges = [("begins", m.begin), ("ends", m.end)]
-        words = " and ".join(f"{verb} at {db:.0f} dB" for verb, db in edges if db >= CUT_OFF_DB)
+        words = " and ".join(f"{verb} at {round(db)} dB" for verb, db in edges if db >= CUT_OFF_DB)
         second = 0.0 if m.begin >= CUT_OFF_DB else max(m.seconds - PREVIEW, 0.0)
         score = 10 ** (max(m.begin, m.end) / 20)
         yield {"kind": "cut off", "score": score, "words": words + " of the loudest part", "second": second}

@@ -43,6 +43,8 @@ def measure(path: Path) -> Levels | None:
         rate, blocks = decode(path)
         unit = max(round(UNIT * rate), 1)
         for block in blocks:
+            if not len(block):
+                continue
             tail = block[:0] if tail is None else tail
             clipped += count_clipped(np.concatenate([tail[-1:], block]))
             samples = np.concatenate([tail[len(tail) - count % unit :], block])
@@ -57,7 +59,8 @@ def measure(path: Path) -> Levels | None:
     steps = np.diff(np.concatenate([[0], silent, [0]]).astype(int))
     begins, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     start, end = max(zip(begins, ends), key=lambda run: run[1] - run[0], default=(0, 0))
-    silence = start * PART * UNIT, min(end * PART * UNIT, count / rate)
+    part = PART * unit / rate
+    silence = start * part, min(end * part, count / rate)
     edges = 10 * np.log10(power_of_parts(powers, EDGE, tail[-EDGE * unit :], rest) + 1e-12)
     return Levels(
         count / rate,

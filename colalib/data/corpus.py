@@ -113,7 +113,7 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
 
 def has_split(clips: pd.DataFrame) -> bool:
     """Return whether a table says which clips train and which test."""
-    return "split" in clips and bool((clips["split"] != "").any())
+    return "split" in clips and bool((clips["split"] != "").to_numpy().any())
 
 
 def _check_columns(columns: pd.Index, where: str) -> None:

@@ -59,7 +59,7 @@ def worker_errors():
         if isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker":
             raise UserError(
                 "a worker process died (out of memory, or a file crashed the decoder): "
-                "run the command again when more memory is free, or prepare with --jobs 1"
+                "run the command again when more memory is free (prepare: perhaps with fewer --jobs)"
             ) from None
         raise
 

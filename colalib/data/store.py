@@ -113,9 +113,8 @@ def build(
     with locked(out):
         _enter(corpus, out, content)
         if changed := _changed(corpus, out):
-            _check_root(corpus, out, changed[0])
-            text = f"{out}: {len(changed)} files have changed since they were read (the first: {changed[0]})"
-            print(f"{text}: these are read again", file=sys.stderr, flush=True)
+            text = f"{out}: {len(changed)} files are new or others than before (the first: {changed[0]})"
+            print(f"{text}: these are read", file=sys.stderr, flush=True)
             (out / "clips.csv").unlink(missing_ok=True)
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)
@@ -134,16 +133,28 @@ def _config(corpus: Corpus, config: MelConfig) -> dict:
 
 
 def _changed(corpus: Corpus, out: Path) -> list[str]:
-    """Return the paths that the store has read, and that are other files now."""
-    shards = _shards(corpus)
-    return [
-        path for s, rows in enumerate(_read_rows(out, shards)) for path in _others(corpus, shards[s], rows)
-    ]
+    """Return the paths that are other files now than when they were read, or were not there then.
 
-
-def _others(corpus: Corpus, paths: list[str], rows: pd.DataFrame) -> list[str]:
-    """Return those of a shard's paths that are other files than when its rows were written."""
-    return [path for path, state in zip(paths, rows["file"]) if has_changed(corpus.root / path, state)]
+    Raises `UserError` if these are files of another folder, or share a shard with clips whose files are
+    gone.
+    """
+    made_from, all_changed = _made_from(out), []
+    for rows in _read_rows(corpus, out):
+        changed = rows["path"][rows["changed"]]
+        others = changed[rows["file"] != ""]
+        if len(others) and made_from != os.path.abspath(corpus.root):
+            raise UserError(
+                f"{out} was made from {made_from}, and {corpus.root / others.iloc[0]} differs from the file "
+                "there: choose another --out"
+            )
+        gone = [path for path in rows["path"][rows["reason"] == ""] if not (corpus.root / path).exists()]
+        if len(changed) and gone:
+            raise UserError(
+                f"{corpus.root / changed.iloc[0]} is another file than {out} holds, and {gone[0]}, which "
+                "would be read again with it, is gone: bring it back, or choose another --out"
+            )
+        all_changed += [*changed]
+    return all_changed
 
 
 def _shards(corpus: Corpus) -> list[list[str]]:
@@ -153,14 +164,9 @@ def _shards(corpus: Corpus) -> list[list[str]]:
     return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
-def _check_root(corpus: Corpus, out: Path, changed: str) -> None:
-    """Raise `UserError` if the store was made from another folder than the one where files are others."""
-    made_from = read_json(out / "config.json", "a store").get("audio", "")
-    if made_from != os.path.abspath(corpus.root):
-        raise UserError(
-            f"{out} was made from {made_from}, and {corpus.root / changed} differs from the file there: "
-            "choose another --out"
-        )
+def _made_from(out: Path) -> str:
+    """Return the folder of the audio that a store was made from, "" if it does not tell."""
+    return read_json(out / "config.json", "a store").get("audio", "")
 
 
 def _check_config(out: Path, content: dict) -> None:
@@ -194,6 +200,12 @@ def _remove_rows(out: Path) -> None:
         rows.unlink(missing_ok=True)
 
 
+def _start_anew(out: Path) -> None:
+    """Forget what was read: the next call reads all files."""
+    (out / "files.csv").unlink(missing_ok=True)
+    _remove_rows(out)
+
+
 def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: bool) -> None:
     """Write the shards that are missing, then quarantine.csv and clips.csv."""
     root = Path(os.path.abspath(corpus.root))
@@ -204,11 +216,8 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
     with bar, worker_errors():
         while True:
             # compute those that an interrupted build did not finish, or whose files have changed
-            todo = [
-                s
-                for s, rows in enumerate(_read_rows(out, shards))
-                if len(rows) != len(shards[s]) or _others(corpus, shards[s], rows)
-            ]
+            read = _read_rows(corpus, out)
+            todo = [s for s, rows in enumerate(read) if rows.empty or rows["changed"].any()]
             bar.update(total - sum(len(shards[s]) for s in todo) - bar.n)
             tasks = [
                 joblib.delayed(_write_shard)([root / path for path in shards[s]], out, s, config, crashed)
@@ -228,7 +237,7 @@ def _fill(corpus: Corpus, out: Path, config: MelConfig, jobs: int, progress: boo
                 remove_leftovers(out, "frames-*", "rows-*")
 
     # other machines may have written elsewhere
-    parts = _read_rows(out, shards)
+    parts = _read_rows(corpus, out)
     if any(part.empty for part in parts):
         raise UserError(
             f"parts of the store are missing in {out}: do all machines see that folder? Run the command again"
@@ -241,7 +250,7 @@ def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
     # what is missing may come back: a drive that is mounted again
     missing = (rows["reason"] == NOT_FOUND).sum()
     if missing > len(rows) / 2:
-        _remove_rows(out)
+        _start_anew(out)
         raise UserError(
             f"{corpus.root}: {missing} of {len(rows)} files were not found (is the drive there?): "
             "correct that and run the command again"
@@ -251,13 +260,13 @@ def _write_tables(corpus: Corpus, out: Path, rows: pd.DataFrame) -> None:
     quarantine = pd.concat([quarantine, corpus.excluded], ignore_index=True)
     write_table(out / "quarantine.csv", quarantine)
     if not usable.any():
-        _remove_rows(out)
+        _start_anew(out)
         first = ": ".join(quarantine.iloc[0])
         raise UserError(
             f"{corpus.root}: none of {len(rows)} clips is usable (first: {first}); "
             f"all reasons are in {out / 'quarantine.csv'}"
         )
-    write_table(out / "files.csv", rows)
+    write_table(out / "files.csv", rows[ROWS])
     write_table(out / "duplicates.csv", _duplicates(corpus.clips[usable], rows["hash"][usable]))
     clips = pd.concat([rows[["shard", "start", "frames"]], corpus.clips], axis=1)[usable]
     with atomic(out / "clips.csv", "w") as file:
@@ -276,6 +285,9 @@ def _write_shard(paths: list[Path], out: Path, shard: int, config: MelConfig, cr
 
     The files `crashed` end the process that decodes them, and are only listed.
     """
+    if (out / "files.csv").exists():  # what it says of this shard is no longer true
+        with atomic(_rows_path(out, shard), "w"):
+            pass
     rows = []
     start = 0  # of the next clip, in frames
     with silent_decoder(), atomic(shard_path(out, shard)) as file:
@@ -310,15 +322,23 @@ def _rows_path(out: Path, shard: int) -> Path:
     return out / f"rows-{shard:05d}.csv"
 
 
-def _read_rows(out: Path, shards: list[list[str]]) -> list[pd.DataFrame]:
-    """Return the rows of each shard's clips; none if they are not written yet, or damaged."""
+def _read_rows(corpus: Corpus, out: Path) -> list[pd.DataFrame]:
+    """Return the rows of each shard's clips; none if they are not written yet, or damaged.
+
+    `path` and `changed` tell whether a clip is another file now, or was not there before.
+    """
     finished = _read_table_of_rows(out / "files.csv")
-    rows, end = [], 0
-    for shard, paths in enumerate(shards):
+    copy = (out / "config.json").exists() and _made_from(out) != os.path.abspath(corpus.root)
+    shards, end = [], 0
+    for shard, paths in enumerate(_shards(corpus)):
         start, end = end, end + len(paths)
         written = _rows_path(out, shard)  # newer than files.csv
-        rows.append(_read_table_of_rows(written) if written.exists() else finished[start:end])
-    return rows
+        rows = _read_table_of_rows(written) if written.exists() else finished[start:end]
+        rows = rows.assign(path=paths) if len(rows) == len(paths) else rows[:0].assign(path="")
+        states = zip(rows["path"], rows["file"])
+        changed = [has_changed(corpus.root / path, state, copy) for path, state in states]
+        shards.append(rows.assign(changed=np.array(changed, bool)).reset_index(drop=True))
+    return shards
 
 
 def _read_table_of_rows(path: Path) -> pd.DataFrame:

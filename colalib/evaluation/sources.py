@@ -27,7 +27,7 @@ from colalib.data.store import MelStore
 from colalib.encoder import Encoder, choose_device
 from colalib.errors import UserError, first_line
 from colalib.evaluation.features import READOUT, calibrate_batchnorm, embed_frames, mel_stats
-from colalib.files import atomic, file_state, fingerprint
+from colalib.files import atomic, fingerprint
 from colalib.training.runs import Run, open_run
 
 # training steps; BatchNorm's momentum is 0.1, and 0.9^64 of what its statistics began with is 0.1%
@@ -170,7 +170,7 @@ class ModuleSource:
         with suppress(importlib.metadata.PackageNotFoundError):
             package = importlib.metadata.version(package)
         files = [Path(self.module.__file__), Path(self.path)] if self.path else [Path(self.module.__file__)]
-        return [package, *(file_state(file) for file in files if file.exists())]
+        return [package, *(version_of(file) for file in files if file.exists())]
 
     @torch.no_grad()
     def of_clips(self, clips: Iterable[np.ndarray], total: int | None = None) -> np.ndarray:
@@ -235,7 +235,7 @@ def snapshot_features(
             encoder = calibrate_batchnorm(encoder, calibration) if step < CALIBRATED_UNTIL else encoder
             return embed_frames(encoder.to(device), clips, store.mel)
 
-        key = [repr(store.mel), file_state(file), READOUT, f"calibrated until {CALIBRATED_UNTIL}"]
+        key = [repr(store.mel), version_of(file), READOUT, f"calibrated until {CALIBRATED_UNTIL}"]
         features[step] = kept(file.parent, file.stem, store, key, compute, clips.ids)
     return features
 
@@ -254,7 +254,7 @@ def kept(
     depend on beside the clips and their frames. `ids`: which clips; all by default.
     """
     ids = store.ids if ids is None else ids
-    states = [file_state(file) for file in sorted(store.path.glob("frames-*.npy"))]
+    states = [version_of(file) for file in sorted(store.path.glob("frames-*.npy"))]
     digest = fingerprint([*ids, *states, name, *key])
     file_name = re.sub(r"[^\w.-]", "-", name)  # MODULE:PATH is none
     file = keep and Path(keep) / f"{file_name}-{digest}.npy"
@@ -269,6 +269,11 @@ def kept(
             np.save(target, features)
         features = np.load(file, mmap_mode="r")
     return features
+
+
+def version_of(file: Path) -> str:
+    """Return name, size and time of a file or folder: they change when it is written anew."""
+    return f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def feature_source(

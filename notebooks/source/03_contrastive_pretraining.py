@@ -827,6 +827,7 @@ for ax, name in zip(axes, track):
     ax.plot(track.index, track[name], "o-", color=plots.MODELS["bilinear"])
     ax.set(xscale="symlog", xlabel="step", ylabel=name)
     ax.set_xticks([0, 10, 100, 1000], [0, 10, 100, "1,000"])
+    ax.minorticks_off()
 
 # %% [markdown]
 # In the first steps pairs come together, and other clips come a little nearer too. Then different clips spread out.

@@ -367,17 +367,51 @@ def test_a_changed_file_is_read_again(tmp_path, capsys):
     first = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
     assert list(first.quarantine["path"]) == ["18.wav"]
     kept = [(first.path / f"frames-{i:05}.npy").stat().st_mtime_ns for i in range(2)]
+    before = first.frames(18).copy()
 
     (corpus.root / "18.wav").write_bytes(whole)  # repaired
     soundfile.write(corpus.root / "19.wav", tone(900, 1.0, 1), RATE)  # of the same size
     (corpus.root / "00.wav").unlink()  # deleted to save space: its frames stay
     again = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
-    assert "2 files have changed since they were read (the first: 18.wav)" in capsys.readouterr().err
+    assert "2 files are new or others than before (the first: 18.wav)" in capsys.readouterr().err
     assert len(again) == 20
     assert again.quarantine.empty
-    assert not np.array_equal(again.frames(19), first.frames(18))
+    assert not np.array_equal(again.frames(19), before)
     new = [(first.path / f"frames-{i:05}.npy").stat().st_mtime_ns for i in range(2)]
     assert new[0] == kept[0] and new[1] > kept[1]
 
     store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_store_holds_is_not_lost_with_a_change(tmp_path):
+    corpus = recordings(tmp_path / "rec", 200, 3)
+    before = store.build(corpus, tmp_path / "s", jobs=1, progress=False).frames(0).copy()
+    (corpus.root / "00.wav").unlink()
+    soundfile.write(corpus.root / "02.wav", tone(900, 1.0, 1), RATE)
+    with pytest.raises(UserError, match=r"02.wav is another file than .* 00.wav, which .* is gone"):
+        store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert np.array_equal(store.MelStore(tmp_path / "s").frames(0), before)
+
+
+def test_a_store_whose_files_became_unusable_is_read_anew(tmp_path):
+    corpus = recordings(tmp_path / "rec", 200, 1)
+    before = store.build(corpus, tmp_path / "s", jobs=1, progress=False).frames(0).copy()
+    whole = (corpus.root / "00.wav").read_bytes()
+    (corpus.root / "00.wav").write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of 1 clips is usable"):
+        store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    (corpus.root / "00.wav").write_bytes(whole)
+    again = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert np.array_equal(again.frames(0), before)
+
+
+def test_what_is_no_file_stays_so(tmp_path, capsys):
+    corpus = recordings(tmp_path / "rec", 200, 2)
+    os.mkfifo(corpus.root / "pipe.wav")
+    (corpus.root / "folder.wav").mkdir()
+    (corpus.root / "index.csv").write_text("path\n00.wav\npipe.wav\nfolder.wav\n")
+    corpus = corpora.load(corpus.root)
+    for _ in range(2):
+        assert len(store.build(corpus, tmp_path / "s", jobs=1, progress=False)) == 1
     assert capsys.readouterr().err == ""

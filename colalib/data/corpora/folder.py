@@ -54,10 +54,9 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
 
 def as_on_disk(paths: Iterable[str], root: Path) -> list[str]:
     """Return paths with their letters in the form of the files' names: é may be one character, or e and ´."""
-    missing = {path for path in paths if not path.isascii() and not (root / path).exists()}
-    files = visible_files(root, onerror=None) if missing else []
-    forms = {unicodedata.normalize("NFC", file): file for file in files}
-    return [forms.get(unicodedata.normalize("NFC", p), p) if p in missing else p for p in paths]
+    files = [] if all(path.isascii() for path in paths) else visible_files(root, onerror=None)
+    there, forms = {*files}, {unicodedata.normalize("NFC", file): file for file in files}
+    return [p if p in there else forms.get(unicodedata.normalize("NFC", p), p) for p in paths]
 
 
 def describe_others(paths: list[str]) -> str:
