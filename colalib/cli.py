@@ -22,6 +22,7 @@ from colalib.settings import ARCHITECTURES, MAX_SEED, FinetuneConfig, PretrainCo
 
 TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
 LONGEST_NAME = 200  # bytes of a file to write: file systems take 255, and names made of it are longer
+PLACES = {"corpus", "source", "clip", "store", "run", "data", "out"}  # options where "" would be this folder
 LENGTHS = ("minutes", "steps", "epochs")  # of which one says how long to train
 
 
@@ -39,9 +40,10 @@ def main(argv: list[str] | None = None) -> None:
         # a terminal that cannot show a character shows another
         sys.stdout.reconfigure(errors="replace")
     try:
-        for option, value in vars(args).items():
-            if value == "":
-                raise UserError(f"{option} is empty: name what it stands for")
+        for option in PLACES & vars(args).keys():
+            given = getattr(args, option)
+            if given == "" or (isinstance(given, list) and "" in given):
+                raise UserError(f"{option} is empty: name a file or a folder")
         answer_sigterm()
         args.call(args)
         sys.stdout.flush()

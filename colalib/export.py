@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.encoder import Encoder
 from colalib.errors import UserError
-from colalib.files import atomic, check_writable
+from colalib.files import atomic, try_writing
 from colalib.training.runs import open_run
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -52,7 +52,7 @@ def to_onnx(encoder: str | Path, out: Path | str) -> float:
     import onnxruntime
 
     run, out = open_run(encoder), Path(out)
-    check_writable(out.parent)
+    try_writing(out.parent)
     model = Outputs(run.load_encoder()).eval()
     generator = torch.Generator().manual_seed(0)
     # about the range of log-mel values

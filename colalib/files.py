@@ -76,19 +76,24 @@ def atomic(path: Path, mode: str = "wb"):
 def check_writable(folder: Path) -> None:
     """Make a folder, and raise `UserError` if no file can be written in it: before anything is computed."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_writing(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
 
 
+def try_writing(folder: Path) -> None:
+    """Make a folder, and raise `OSError` if no file can be written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def check_ours(path: Path, sign: bytes) -> None:
-    """Raise `UserError` if `path` cannot be written, or is a file of another program.
+    """Raise `OSError` if `path` cannot be written, `UserError` if it is a file of another program.
 
     One of ours has `sign` in its first 1,000 bytes. Call this before a long computation.
     """
-    check_writable(path.parent)
+    try_writing(path.parent)
     if path.exists() and not is_ours(path, sign):
         raise UserError(f"{path} was not written by colalib: move it away, or choose another --out")
 
@@ -162,9 +167,7 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 def locked(folder: Path):
     """Lock `folder`, which need not exist yet: other processes and threads that want it wait, and say so."""
     folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder.parent):  # an OSError where a lock would wait for ever
-        pass
+    try_writing(folder.parent)  # where it cannot be written, a lock would wait for ever
     file = folder.with_name(f".{folder.name}.lock")
     if file.exists() and file.stat().st_size:  # a lock is empty, and is emptied when it is taken
         raise UserError(f"{file} is a file of another program: move it away")

@@ -11,7 +11,7 @@ import pandas as pd
 from colalib.collection.audit import KINDS, Audit
 from colalib.data.audio import previews
 from colalib.data.tables import write_table
-from colalib.files import atomic, check_ours
+from colalib.files import atomic, check_ours, check_writable
 
 SHOWN = 25  # findings per kind with their sound: up to 1.5 MB of previews per kind
 GENERATOR = '<meta name="generator" content="colalib audit">'  # tells our page from others
@@ -35,6 +35,7 @@ audio { width: 100%; height: 36px; margin-top: .2rem; }
 
 def check_audit_folder(out: Path) -> None:
     """Raise `UserError` if the folder `out` cannot take findings: call this before a long computation."""
+    check_writable(out)
     check_ours(out / "findings.csv", b"kind,rank,score,clip_id,")
     check_ours(out / "findings.html", GENERATOR.encode())
 

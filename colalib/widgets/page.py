@@ -30,7 +30,7 @@ from colalib.errors import UserError
 from colalib.evaluation import embed
 from colalib.evaluation.embedding import corpus_of
 from colalib.evaluation.flattening import layout
-from colalib.files import MAP_GENERATOR, atomic, check_ours, fingerprint
+from colalib.files import MAP_GENERATOR, atomic, check_ours, check_writable, fingerprint
 from colalib.widgets.maps import colour_columns, make_page
 
 MOST_INSIDE = 300  # MB of sounds in a page, and below of the whole: browsers hold no longer text
@@ -183,6 +183,7 @@ def write_map(
     out = Path(out)
     if out.is_dir():
         raise UserError(f"{out} cannot be written (it is a folder): choose another --out")
+    check_writable(out.parent)
     check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
