@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from colalib.data.clips import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 
 TESTS = Path(__file__).parent
+# in `make test &` Ctrl-C is ignored, and the commands that tests start and interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
