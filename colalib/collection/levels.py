@@ -43,7 +43,7 @@ def measure(path: Path) -> Levels | None:
         rate, blocks = decode(path)
         unit = max(round(UNIT * rate), 1)
         for block in blocks:
-            if not len(block):
+            if not len(block):  # FFmpeg's last one, with one channel
                 continue
             tail = block[:0] if tail is None else tail
             clipped += count_clipped(np.concatenate([tail[-1:], block]))
@@ -55,7 +55,7 @@ def measure(path: Path) -> Levels | None:
     except (audio.Unusable, OSError):
         return None
     powers, rest = np.concatenate(powers), count % unit > 0
-    silent = power_of_parts(powers, PART, tail[-PART * unit :], rest) < 10 ** (SILENT_DB / 10)
+    silent = power_of_parts(powers, PART, tail, rest) < 10 ** (SILENT_DB / 10)
     steps = np.diff(np.concatenate([[0], silent, [0]]).astype(int))
     begins, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     start, end = max(zip(begins, ends), key=lambda run: run[1] - run[0], default=(0, 0))

@@ -141,6 +141,8 @@ def _changed(corpus: Corpus, out: Path) -> list[str]:
     made_from, all_changed = _made_from(out), []
     for rows in _read_rows(corpus, out):
         changed = rows["path"][rows["changed"]]
+        if changed.empty:
+            continue
         others = changed[rows["file"] != ""]
         if len(others) and made_from != os.path.abspath(corpus.root):
             raise UserError(
@@ -148,7 +150,7 @@ def _changed(corpus: Corpus, out: Path) -> list[str]:
                 "there: choose another --out"
             )
         gone = [path for path in rows["path"][rows["reason"] == ""] if not (corpus.root / path).exists()]
-        if len(changed) and gone:
+        if gone:
             raise UserError(
                 f"{corpus.root / changed.iloc[0]} is another file than {out} holds, and {gone[0]}, which "
                 "would be read again with it, is gone: bring it back, or choose another --out"
