@@ -44,7 +44,7 @@ class PretrainConfig:
         64, "pairs per step, over all processes",
         label="pairs per step", between=(8, 256), limits=(2, None), paper=1024)
     chunk: int = setting(
-        0, "segments embedded at a time, 0: all; saves memory, gradients stay the same (GradCache)",
+        0, "segments embedded at a time, 0: all; saves memory; BatchNorm then sees one chunk (GradCache)",
         limits=(0, None))
     lr: float = setting(
         2e-3, "peak learning rate of AdamW",

@@ -49,7 +49,7 @@ def _resampled(table: pd.DataFrame, by_group: np.ndarray, by_seeds: dict[int, np
 
 def interval(values: np.ndarray) -> list[float]:
     """Return the central 95% of bootstrap draws."""
-    return [round(float(v), 4) for v in np.quantile(values, [0.025, 0.975])]
+    return [round(float(v), 6) for v in np.quantile(values, [0.025, 0.975])]
 
 
 def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) -> dict:
@@ -81,7 +81,7 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) ->
     means = {result["model"]: result["mean"] for result in results}
     names = list(tables)
     differences = [
-        {"a": a, "b": b, "mean": round(means[a] - means[b], 4), "ci95": interval(draws[a] - draws[b])}
+        {"a": a, "b": b, "mean": round(means[a] - means[b], 6), "ci95": interval(draws[a] - draws[b])}
         for i, b in enumerate(names)
         for a in names[i + 1 :]
     ]
@@ -93,7 +93,7 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) ->
         "task": predictions["task"].iloc[0],
         "split": "test",
         "n_clips": len(first),
-        "chance": round(float(first["label"].value_counts(normalize=True).max()), 4),
+        "chance": round(float(first["label"].value_counts(normalize=True).max()), 6),
         "results": results,
         "differences": differences,
     }
@@ -124,8 +124,8 @@ def _result(name: str, table: pd.DataFrame, draws: np.ndarray, unit: str, overla
         "model": name,
         **({"labels_per_class": int(budget)} if budget else {}),
         "seeds": [int(seed) for seed in per_seed.index],
-        "per_seed": [round(float(accuracy), 4) for accuracy in per_seed],
-        "mean": round(float(per_seed.mean()), 4),
+        "per_seed": [round(float(accuracy), 6) for accuracy in per_seed],
+        "mean": round(float(per_seed.mean()), 6),
         "ci95": interval(draws),
         "ci_method": f"bootstrap over {unit}" + (" and seeds" if len(per_seed) > 1 else ""),
         "pretrain_overlap": int(overlap.get(table["model"].iloc[0], 0)),

@@ -1,4 +1,4 @@
-"""What a setting does, as a picture beside its sliders: temperature and margin (notebook 3), power (5).
+"""What a setting does, as a picture beside its sliders: temperature and margin (notebook 3), power (6).
 
 The setting before the last change stays in the picture as a ghost.
 """
@@ -120,7 +120,7 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
     """Show how wide a paired interval is, and how often an experiment shows a difference that is there.
 
     Normal approximation: the difference of two accuracies over n test clips, of which a share is answered
-    right by one model alone, and the mean over runs that scatter.
+    right by one model alone, partly by churn, and the mean over runs that scatter.
     """
     options = [50, 100, 200, 300, 500, 800, 1000, 2000, 5000, 10_000]
     sliders = {
@@ -128,7 +128,8 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
         "difference": w.FloatSlider(
             3.2, min=0.2, max=15, step=0.2, description="true difference (points)", **SLIDER
         ),
-        "churn": w.IntSlider(30, min=2, max=80, step=2, description="one alone is right (%)", **SLIDER),
+        "alone": w.IntSlider(30, min=2, max=80, step=2, description="one alone is right (%)", **SLIDER),
+        "churn": w.IntSlider(10, min=0, max=60, step=2, description="of these, churn (%)", **SLIDER),
         "scatter": w.FloatSlider(
             1.5, min=0, max=6, step=0.5, description="scatter of runs (points)", **SLIDER
         ),
@@ -139,14 +140,16 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
 
 
 def power(
-    n: np.ndarray, difference: float, churn: float, scatter: float, seeds: int
+    n: np.ndarray, difference: float, alone: float, churn: float, scatter: float, seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the half width of a paired 95% interval in points, and the power in %, for n test clips.
 
-    All but n and `seeds` are in points or %. `churn` is what one run of each model answers differently; a
-    part of it is the scatter of runs, which more test clips do not remove.
+    All but n and `seeds` are in points or % of the clips. `alone`: right by one of two runs, one of each
+    model. `churn`: right by one of two runs of one model (the mean of both models). It is a part of `alone`
+    that averages out over runs; what is left of it after few runs is in their `scatter`, the standard
+    deviation of a run's accuracy.
     """
-    clips = np.maximum(churn / 100 - (difference / 100) ** 2, 0) / n
+    clips = np.maximum((alone - churn) / 100 - (difference / 100) ** 2, 0) / n
     error = 100 * np.sqrt(clips + 2 * (scatter / 100) ** 2 / seeds)
     z = difference / error
     return 1.96 * error, 100 * (norm.cdf(z - 1.96) + norm.cdf(-z - 1.96))
@@ -164,7 +167,8 @@ def draw_power(now: dict[str, float], before: dict[str, float] | None) -> Figure
         for ax, curve, point in zip(axes, power(clips, **others), power(np.array(values["n"]), **others)):
             ax.plot(clips, curve, color=colour)
             ax.plot(values["n"], point, "o", color=colour)
-    axes[0].axhline(now["difference"], ls="--", lw=1, color="black")
+    axes[0].axhline(now["difference"], ls="--", lw=1, color="black", label="true difference")
+    axes[0].legend()
     axes[0].set(
         title=f"n = {now['n']:,}: ± {power(now['n'], **others)[0]:.1f} points", ylabel="half width (points)"
     )

@@ -31,7 +31,8 @@
 #
 # **How an exercise works.** You replace `raise NotImplementedError` by your code, and run the cell and the check below
 # it. If your function passes, the lesson uses it from there on. If not, the lesson goes on with colalib's. Hints and
-# a solution are folded below. A box that says *Guess first* asks you what the next figure will show.
+# a solution are folded below. A box that says *Guess first* asks you what the next figure will show. At the end of notebook
+# 8 is a glossary of all terms.
 #
 # **The course**, with the time that each notebook computes on 2 cores, in the usual size (the profile `quick`). The
 # hours are our estimate for reading, listening and guessing, without and with all exercises. Nobody has measured them.
@@ -86,7 +87,7 @@ print(f"profile {profile.name}: {profile.clips_per_class} clips of each of 8 kin
 # | kind | what you hear |
 # |---|---|
 # | chorale | hymns by J. S. Bach: four voices that move together, phrase by phrase |
-# | trecento | Italian songs of the 14th century: two to four voices, each with a melody of its own |
+# | trecento | Italian polyphony of the 14th and early 15th century: two to four voices, each with a melody of its own |
 # | quartet | string quartets by Haydn, Mozart, Beethoven and Schumann: four voices, ever changing |
 # | air | slow song tunes from Ireland |
 # | jig, slip-jig | fast dances whose notes run in threes: two threes in each bar of a jig, three in a slip-jig |
@@ -97,7 +98,9 @@ print(f"profile {profile.name}: {profile.clips_per_class} clips of each of 8 kin
 # to such music and to other recordings, and nobody told it of any kind, composer or tune. We take its features as they
 # are, and ask which other clip is most like a given one. Takes of the same tune are left out.
 #
-# We ask with the clips of the **validation** split. The test clips stay closed until notebook 5.
+# Each clip is one take, and the tunes are divided into three **splits**: to train on, to look and choose with
+# (**validation**), and to test with at the very end. We ask with the clips of the validation split. The test clips stay
+# closed until notebook 5. You need not understand the next two cells yet: run them, and listen.
 
 # %%
 widgets.guess(
@@ -201,8 +204,8 @@ _ = axes[1].legend()
 #
 # ### Your turn: frames_of · easy · 10 minutes · core
 # Cut a waveform into frames of `n_fft` samples, one every `hop` samples. `n_fft` is the length of the Fourier
-# transform, 1,024 samples here. That is longer than the window of 400: the window will make the rest zero, and
-# *FFT length* below says what the rest is for.
+# transform, 1,024 samples here. That is longer than a frame of 400: we cut a longer piece around the same centre, and the
+# window, zero outside its 400 samples, takes away the rest. *FFT length* below says what the rest is for.
 #
 # Frame t has sample t · hop as its centre. The first and the last frames stick out of the sound: fill with zeros. Take
 # every t for which t · hop is at most the number of samples.
@@ -281,8 +284,9 @@ display(plots.player(rebuilt))
 # %% [markdown]
 # ## Mel bands
 #
-# We hear the step from 100 to 200 Hz as an octave, twelve semitones (neighbouring keys of a piano). The step from 5,000
-# to 5,100 Hz is also 100 Hz wide, but only a third of one semitone. The **mel scale** spaces frequencies roughly as the ear does: evenly at first, then ever more widely. A **mel band** is a
+# We hear the step from 1,000 to 2,000 Hz as an octave, twelve semitones (neighbouring keys of a piano). The step from 5,000
+# to 6,000 Hz is also 1,000 Hz wide, but only three semitones. The **mel scale** spaces frequencies roughly as the ear
+# compares their pitch: evenly up to about 1 kHz, then ever more widely. A **mel band** is a
 # triangle over the frequencies, and says how much each of them counts. 64 triangles of equal width on the mel scale
 # turn 513 frequencies into 64 bands.
 #
@@ -293,8 +297,8 @@ display(plots.player(rebuilt))
 #
 # ### Your turn: mel_band · medium · 15 minutes · core
 # Write band number `i` as weights over the frequencies of the FFT. `librosa.mel_frequencies(n, fmin=…, fmax=…)` gives
-# you n frequencies in Hz, evenly spaced on the mel scale. Band i rises from the edge before its centre, and falls
-# to the edge behind it.
+# you n frequencies in Hz, evenly spaced on the mel scale. Take n_mels + 2 of them, from fmin to fmax, as edges: band i
+# rises from edge i to edge i + 1 and falls to edge i + 2. Its area, width in Hz times height / 2, is 1.
 
 
 # %%
@@ -326,11 +330,9 @@ def check_band(answer):
 mel_band = course.exercise(mel_band, check_band, instead=band_of_colalib)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>n_mels triangles overlap by half: band i rises from edge i to edge i + 1 and
-# falls to edge i + 2. So you need n_mels + 2 edges.</details>
-# <details><summary>Hint 2</summary>Write both slopes as straight lines over all frequencies. The triangle is the
+# <details><summary>Hint 1</summary>Write both slopes as straight lines over all frequencies. The triangle is the
 # lower of the two, but never under 0.</details>
-# <details><summary>Hint 3</summary>With a peak of 1 its area is (right − left) / 2; divide by that.</details>
+# <details><summary>Hint 2</summary>With a peak of 1 its area is (right − left) / 2; divide by that.</details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -509,7 +511,8 @@ def turned(names_and_changes: list[tuple[str, dict]]) -> list[tuple]:
 
 
 sizes = (("window 5 ms", 80, 1024), ("25 ms (ours)", 400, 1024), ("100 ms", 1600, 2048))
-pictures = turned([(name, {"window": window, "n_fft": n_fft}) for name, window, n_fft in sizes])
+# a frame every 2.5 ms, so that the shortest window misses nothing; the longest one needs a longer FFT
+pictures = turned([(name, {"window": window, "n_fft": n_fft, "hop": 40}) for name, window, n_fft in sizes])
 # a longer window sums more samples: divided by the length, a lasting tone is equally bright in all three
 _ = plots.panels([(name, frames - np.log(c.window / config.window), c) for name, frames, c in pictures])
 
@@ -725,8 +728,8 @@ def check_1(answer):
 _ = course.exercise(count_frames, check_1)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t that still lies in the
-# sound?</details>
+# <details><summary>Hint 1</summary>Frame t is centred on sample t · hop. Which is the last t for which t · hop is at
+# most the number of samples?</details>
 # <details><summary>Hint 2</summary>Neither the window nor the FFT length matters, because the sound is padded by
 # half of it on both sides.</details>
 # <details><summary>Solution</summary>
@@ -776,8 +779,8 @@ _ = course.exercise(window_for, check_2)
 # proportional to the window's length.</details>
 # <details><summary>Hint 2</summary>The hill falls to zero 2 · sample_rate / window away from its top, on either
 # side.</details>
-# <details><summary>Hint 3</summary>If the top of one hill stands where the other has fallen to zero, the valley
-# between them shows just barely; give it a little more.</details>
+# <details><summary>Hint 3</summary>If the top of one hill stands where the other has fallen to zero, the two just merge
+# into one flat top. Make the window a little longer, and a valley opens.</details>
 # <details><summary>Solution</summary>
 #
 # ```python

@@ -314,6 +314,7 @@ segment = store.frames(row)[anchor : anchor + SEGMENT_FRAMES].astype(np.float32)
 filtered = segments.random_filter(segment, np.random.default_rng(1))
 assert np.allclose(filtered, filter_by_hand(segment, np.random.default_rng(1)), atol=1e-4)
 
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 2.8), width_ratios=[1.5, 1])
 for seed in range(8):
     response = (segments.random_filter(segment, np.random.default_rng(seed)) - segment)[0] * 20 / np.log(10)
@@ -356,11 +357,12 @@ print(f"blanked on average: {share:.1%} of the frames; with 0.1 and 0.2 one expe
 # `random_band_mask` does the same across: it blanks one run of up to 24 neighbouring bands, so that no single
 # range of pitch can carry the answer alone.
 #
-# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. On a logarithm, a factor is
-# a power of the magnitude. A factor above 1 makes quiet and loud differ more, below 1 less. The level changes too, but the
-# encoder does not see it. Here the factor is 1.3, so that you notice it.
+# `random_multiply` multiplies all log-mel values by one factor between 0.9 and 1.1. Since a · ln m = ln mᵃ, each
+# magnitude is raised to that power: a factor above 1 makes quiet and loud differ more, below 1 less. The level changes
+# too, but our encoder first subtracts each segment's mean, so it does not see loudness (section 4 says why). Here the
+# factor is 1.3, so that you notice it.
 #
-# In `PretrainConfig` these are `filter_db`, `mask_bands`, `mask` and `multiply`. The course's training has the first two
+# In `PretrainConfig`, which holds all settings of a pre-training, these are `filter_db`, `mask_bands`, `mask` and `multiply`. The course's training has the first two
 # on and the other two off. Section 4 shows what the filter spoils.
 
 # %%
@@ -427,7 +429,8 @@ print(f"the positive is nearest for {found.sum()} of {size} anchors (chance: 1)"
 #
 # ### Your turn: rank_of_positive · easy · 5 minutes · core
 # Write the rank of each anchor's positive: one plus the number of distractors in its row that are more similar.
-# A distractor that is exactly as similar does not count.
+# A distractor that is exactly as similar does not count. (Computed similarities are hardly ever equal. If all are, rank 1
+# says nothing.)
 
 
 # %%
@@ -524,16 +527,20 @@ def draw(ax: plt.Axes, x: list, counts: list, tunes: np.ndarray, colour: str, na
 # %%
 many = min(len(clips), 512)
 sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256, 512) if b <= many]
-fig, ax = plt.subplots(figsize=(8, 3.4))
-for level, filter_db, name, colour in (
-    (True, 0, "mean spectrum", 3),
-    (False, 0, "mean spectrum without level", 0),
-    (False, 3.5, "without level, filtered", 2),
+tunes = clips.groups[segments.pair_starts(clips, step=0, batch_size=many, seed=1)[0]]
+counts = {}
+for level, filter_db, name in (
+    (True, 0, "mean spectrum"),
+    (False, 0, "mean spectrum without level"),
+    (False, 3.5, "without level, filtered"),
 ):
     a, p = segments.pair_batch(clips, step=0, batch_size=many, seed=1, filter_db=filter_db)
-    tunes = clips.groups[segments.pair_starts(clips, step=0, batch_size=many, seed=1)[0]]
-    counts = [hits(mean_mel(a, level), mean_mel(p, level), b) for b in sizes]
-    share = draw(ax, sizes, counts, tunes, plots.PALETTE[colour], name)
+    counts[name] = [hits(mean_mel(a, level), mean_mel(p, level), b) for b in sizes]
+
+# %%
+fig, ax = plt.subplots(figsize=(8, 3.4))
+for (name, found_and_asked), colour in zip(counts.items(), (3, 0, 2)):
+    share = draw(ax, sizes, found_and_asked, tunes, plots.PALETTE[colour], name)
     print(f"{name}: " + ", ".join(f"B = {b}: {score:.0f}%" for b, score in zip(sizes, share)))
 ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="chance, 1/B")
 ax.set(xscale="log", xlabel="batch size B", ylabel="positive found (%)", ylim=(0, 102))
@@ -740,7 +747,7 @@ _ = ax.set(xlabel="distance of mean spectra per band (ln units): median, quartil
 
 # %% [markdown]
 # The positives lie to the left. Now compare the four kinds of distractor with each other. Where their boxes lie on top
-# of each other, the mean spectrum knows nothing of tune, class or instrument family. What it recognises is *this one
+# of each other, the mean spectrum tells next to nothing about tune, class or instrument family. What it recognises is *this one
 # recording*: these voices, this key and this room in just this mixture. That is the trap in the task: a recording can
 # be recognised without a note being understood. A good encoder must do better than the mean over time.
 #
@@ -771,13 +778,19 @@ for b in sorted({32, 64, many}):
 # also without labels, and reports better representations.
 #
 # ### What makes the task hard
-# Turn the four settings. Guess before each turn: which one hurts the mean spectrum but not the encoder? The grey curves
-# are the setting before. The encoder is the one that comes with the course; it has heard these clips in its training.
+# Turn the four settings: the distance of the crops, the filter, the mask and the number of candidates. Guess before each
+# turn: which one hurts the mean spectrum much more than the encoder? The grey curves are the setting before. The encoder is the one that comes with the course; it has heard these clips in its training.
 
 # %%
 widgets.difficulty_lab(clips)
 
 # %% [markdown]
+# <details><summary>Which one? After you have looked.</summary>
+# The filter. Among 32 candidates, with 6 dB the mean spectrum falls from about 64% to 26%, the encoder from 93% to 92%: it
+# was trained with filters. A distance of some seconds and more candidates hurt both; a wide mask takes from both what it
+# covers.
+# </details>
+#
 # ## 5 The task, for your ears
 # Listen to the anchor and to four candidates, or ask for the quiz. In the quiz two encoders answer the same questions,
 # with the similarity of their h, the numbers that an encoder makes of a segment: one with random weights, and the one
@@ -788,6 +801,7 @@ widgets.difficulty_lab(clips)
 
 # %% tags=["widget"]
 torch.manual_seed(0)
+# a small network with random weights, made ready for use: notebook 3 explains
 random = evaluation.calibrate_batchnorm(Encoder("b0-small"), pretraining_clips([store]))
 pretrained = open_run("default")
 player = widgets.pair_player(corpus, store, {"random": random, "pre-trained": pretrained.load_encoder()})

@@ -11,6 +11,10 @@
 # %% [markdown]
 # # 3 Contrastive pre-training: from triplets to COLA
 #
+# **Contrastive** learning compares: it learns to tell what belongs together from what does not. **Pre-training** is
+# the training before the real task, without labels. Its **objective** has a projection, a similarity and a loss; all
+# three are explained here. What the encoder makes of a segment is called its **embedding**, h.
+#
 # You write three objectives and the training step. They reproduce colalib's first losses. Then you train an encoder,
 # and hear which wrong second it takes for the right one.
 #
@@ -70,21 +74,21 @@ corpus, store = course.corpus(), course.store()
 #   clip, an EfficientNet, a bilinear similarity.
 #
 # Why distractors? A network could give every sound the same embedding. Then every positive would be near its anchor,
-# and nothing would be learned. This is called **collapse**. Distractors forbid it. BYOL does without them and has a
-# small predictor, a second network that moves slowly, and no gradient through that second network. The slow network is
-# not the whole reason: SimSiam ([2011.10566](https://arxiv.org/abs/2011.10566), 2020) works without it. COLA keeps
-# the distractors, and with them one network and one loss. This is what we build:
+# and nothing would be learned. This is called **collapse**. Distractors forbid it. BYOL, and SimSiam after it
+# ([2011.10566](https://arxiv.org/abs/2011.10566), 2020), do without them by other means. COLA keeps the distractors, and
+# with them one network and one loss. This is what we build:
 
 # %%
 SVG(filename=course.home() / "notebooks" / "pictures" / "cola.svg")
 
 # %% [markdown]
 # ### Where this course departs from the paper
-# The idea is the paper's. These details are not:
+# The idea is the paper's. These details are not. You will meet h in section 2, the projection g in section 4 and W in
+# section 5: pass over the table now, and come back to it before section 8.
 #
 # | | paper | here | why |
 # |---|---|---|---|
-# | similarity | g(x)ᵀ W g(x′) | the same, divided by √512 | Adam moves all 512² entries of W by about the same amount; without the divisor their sum overshoots |
+# | similarity | g(x)ᵀ W g(x′) | the same, divided by √512 | Adam changes each of the 512² entries of W by about the same small step, and these add up (not tried alone) |
 # | W at the start | random, normal | identity | a short training cannot wait until W has learned that similar projections should count as similar |
 # | loss | anchor → positive | both directions, the mean | each batch asks twice as many questions |
 # | optimiser | Adam at 1e-4 | AdamW at 2e-3; the rate rises for a few steps, then falls along a cosine to 0 | minutes instead of days |
@@ -308,12 +312,14 @@ print(f"cosine with temperature: {ours:.4f}, as colalib's objective; ln B = {np.
 #
 # $$s(x, x') = g(x)^\top W\, g(x') / \sqrt{512}, \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
 #
+# (g(x) is short for g(h(x)).)
 # W can turn directions up that identify a recording and turn others down. It is not bounded, so it sets its own
 # temperature. With W the identity, where ours starts, this is a plain dot product. In the paper it beats the cosine
-# clearly: a linear probe on the frozen encoder reaches 74.3% on average over nine tasks, against 67.2%. How much of this
+# clearly: a linear probe reaches 74.3% on average over nine tasks, against 67.2%. (A **linear probe**: no weight of the
+# encoder moves, it is *frozen*, and one linear layer learns the classes from h. Its accuracy tells what h holds.) How much of this
 # is due to W? These numbers do not say. In the paper's published code, as here, the LayerNorm and the tanh of g belong to
 # the bilinear variant alone, and the cosine's g is linear. So three things change at once: W, the shape of g, and a scale
-# that is learned instead of fixed by τ. Section 8 takes them apart.
+# that is learned instead of fixed by τ. Section 8 tries W and τ alone; the shape of g stays bound to the kind of scale.
 #
 # ### Your turn: bilinear · easy · 10 minutes · core
 # Write the similarity of every anchor with every positive. Mind the order: W stands between the anchor on its left and
@@ -430,8 +436,8 @@ _ = ax.legend()
 # accuracy**, the share of positives with rank 1 (chance 1/B), and the mean rank (chance (B + 1)/2).
 #
 # ## 7 The training step
-# Draw pairs, embed both sides, ask the objective, move every weight: that is all of pre-training. What Lightning adds
-# for colalib is bookkeeping.
+# Draw pairs, embed both sides, ask the objective, move every weight: that is all of pre-training. colalib leaves the
+# loop over the steps to Lightning, a library for training; what it adds is bookkeeping.
 #
 # ### Your turn: training_step · medium · 15 minutes · core
 # Write one step. Embed each side by itself, because a batch norm takes its statistics from what it sees at once. Ask
@@ -575,7 +581,8 @@ print("colalib's      ", " ".join(f"{loss:.4f}" for loss in theirs))
 assert np.allclose(ours, theirs, rtol=2e-3), "the hand-written training does not follow colalib's"
 
 # %% [markdown]
-# The first losses agree, so this loop *is* the training. We run it for a few steps with each objective. This is a
+# The first losses agree, so this loop *is* the training. (They do not fall yet: four steps at the full learning rate
+# are too few. Only the agreement counts here.) We run it for a few steps with each objective. This is a
 # *taste*: the steps are few, there is one seed, and neither learning rate nor margin nor temperature has been tuned.
 # It shows how learning begins, and doesn't say which objective is best in the end.
 
@@ -681,7 +688,8 @@ print(
 
 # %% [markdown]
 # The loss may start above its dashed line: that is the confident guesser of section 6. A twentieth of the clips,
-# whole tunes, was held out for validation pairs. These are neither filtered nor masked and so easier to find: their
+# whole tunes, was held out for validation pairs. Careful: this is not the `valid` split of notebook 1. Pre-training needs
+# no labels, so it hears `train` and `valid` together, and holds out a few of their tunes to choose its weights. These pairs are neither filtered nor masked and so easier to find: their
 # curves may well look better than those of training. The dashed lines are what guessing gives.
 
 # %%
@@ -750,7 +758,8 @@ else:
 # *dot product* leaves W at the identity, *diagonal W* learns one weight per direction, *full W* is ours. *The paper's W*
 # begins as random numbers, without the divisor √512. Each was trained for 300 steps of 64 pairs, with learning rates
 # tried until the best one was no longer at an edge, and then from three seeds. What judges is a linear probe on h, over
-# all clips that are not test: each fifth of the tunes is predicted by a fit on the others.
+# all clips that are not test: each fifth of the tunes is predicted by a fit on the others. Two rows need no training:
+# mean and deviation of the mel bands (`mel-stats`), and an untrained encoder (`random`).
 #
 # This takes an hour, so the course brings the result of
 # `python -m colalib.course.experiments similarity data/scores.store --out data/similarity.json`.
@@ -760,7 +769,7 @@ widgets.guess(
     "3-similarity",
     "Which change is shown to make a difference, each objective with its own best learning rate?",
     {
-        "a full W, against the dot product": "W does learn to weigh directions. But the encoder below it can learn that just as well.",
+        "a full W, against the dot product": "No gain is shown. The encoder below W may learn to weigh directions as well.",
         "the temperature of the cosine": "It decides how much the nearest distractors count, and with 64 pairs that matters.",
         "none: 300 steps are too few": "Two changes are shown: the temperature, and the paper's W (random at first, no divisor).",
     },
@@ -787,16 +796,17 @@ assert is_shown["bilinear, full W", "cosine, τ = 0.5"] and is_shown["bilinear, 
 assert is_shown["bilinear, the paper's W", "bilinear, full W"]
 
 # %% [markdown]
-# Two things are shown, and one is not.
-# - **No gain from W.** Dot product, diagonal and full W can't be told apart. The encoder and g can learn what W could.
+# White ticks are single seeds. On the right, a dot is hollow if its interval holds zero. Two things are shown, and one is
+# not.
+# - **No gain from W.** Dot product, diagonal and full W can't be told apart. Perhaps the encoder and g learn what W could.
 # - **Temperature matters.** At τ = 0.5 the cosine is behind the full W, at 0.05, the smallest one tried, ahead of it.
 #   The three smaller ones can't be told apart. A large τ makes even a right answer timid, and the loss goes on pulling at
 #   pairs that are found already.
 # - **The paper's W is worse in a short training.** It differs from ours twice: it begins as random numbers, and there is
 #   no divisor √512. This comparison can't say which of the two matters. The paper trains for 500 epochs on AudioSet.
 #
-# So in a short training no gain from W is shown: the plain dot product does as well, and a cosine with a small τ as well
-# or better. Note that a dot product has a scale that is learned, too: LayerNorm in g has weights. Whether W brings more
+# So in a short training no gain from W is shown: the plain dot product is not shown to be worse, and a cosine with a
+# small τ is shown to be better than the full W. Note that a dot product has a scale that is learned, too: LayerNorm in g has weights. Whether W brings more
 # in a long training, as the paper found, we can't say.
 #
 # ### Together, and spread out
@@ -819,7 +829,7 @@ def spread(encoder: Encoder) -> tuple[float, float]:
 valid_pairs = segments.pair_batch(valid_clips, 0, len(valid_clips), seed=0)
 steps = {step: run.load_encoder(file) for step, file in run.snapshots().items()}
 for step, early in steps.items():
-    if step < 64:  # batch norm has not followed the weights yet
+    if step < 200:  # batch norm has not followed the weights yet
         calibrate_batchnorm(early, clips)
 track = pd.DataFrame([spread(early) for early in steps.values()], steps, ["alignment", "uniformity"])
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6))
@@ -877,7 +887,7 @@ def held_out_pairs(number: int, kind: str) -> tuple[list[Tensor], np.ndarray]:
 def similarities(pairs: list[Tensor]) -> dict[str, Tensor]:
     """Similarity [N, N] by every model, for N pairs."""
     spectra = [(x - x.mean((1, 2), keepdim=True)).mean(dim=1) for x in pairs]  # [N, 64] each
-    by_model = {"mel-stats": -torch.cdist(*spectra)}
+    by_model = {"mean spectrum": -torch.cdist(*spectra)}
     for name, module in models.items():
         h, h_positive = (module.encoder(x) for x in pairs)  # [N, dim] each
         by_model[name] = module.objective(h, h_positive)[1]
@@ -895,7 +905,9 @@ row_of = {clip_id: row for row, clip_id in enumerate(store.ids)}
 rows = np.array([row_of[clip_id] for clip_id in valid_clips.ids])  # of the held-out clips in the store
 labels = store.clips["label"].values[rows]
 order = np.argsort(labels, kind="stable")
-shown = order[:: max(len(order) // 32, 1)][:32]  # about 32 clips, sorted by class
+shown = order[
+    np.linspace(0, len(order) - 1, min(32, len(order))).astype(int)
+]  # of every class, sorted by class
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
 for ax, name in zip(axes, models):
     part = found["as it is"][0][name][shown][:, shown]
@@ -903,14 +915,18 @@ for ax, name in zip(axes, models):
     image = ax.imshow(place, cmap="magma_r", vmin=1, vmax=len(shown))
     first_of_class = np.flatnonzero(np.r_[True, labels[shown][1:] != labels[shown][:-1]])
     ax.set_yticks(first_of_class, labels[shown][first_of_class], fontsize=8)
-    ax.set(xlabel="positive j", ylabel="anchor i, by class", title=f"{name} weights")
+    ax.set_xticks(first_of_class, labels[shown][first_of_class], fontsize=8, rotation=90)
+    ax.set(xlabel="positive j, by class", ylabel="anchor i, by class", title=f"{name} weights")
 _ = fig.colorbar(image, ax=axes, label="place of j among the answers of anchor i\n(1: most similar)")
 
 # %% [markdown]
 # Each row is a question, and its brightest cell is the first answer. Look for three things. A bright diagonal: pairs are
-# found. Bright columns: some segments are similar to everything. Bright squares along the diagonal: clips of one class
-# resemble each other, which nobody has asked for. Now in numbers, for batches of any size: a smaller batch is a part of the big matrix. The clips of one tune are not
-# independent, so the 95% bands treat each tune as one observation.
+# found. Bright columns: some segments are similar to everything; dark ones: to nothing. Bright squares along the diagonal: clips of one class
+# resemble each other, which nobody has asked for.
+#
+# Now in numbers, for batches of any size: a smaller batch is a part of the big matrix. The clips of one tune are not
+# independent, so the 95% bands treat each tune as one observation. The loss of the mean spectrum and of the cosine of h is
+# left out: these similarities were not made for a softmax.
 
 
 # %%
@@ -938,9 +954,8 @@ for kind in kinds:
     scores = {name: pair_scores(kind, name, b) for name in found[kind][0]} | {"guessing": guessing_scores}
     table[kind] = pd.DataFrame(scores).T
 table = pd.concat(table, axis=1).rename(columns={"band": "±"})
-# the similarities of the mean spectrum and of h were not made for a softmax: their loss says nothing
-table.loc[["mel-stats", "random, cosine of h"], (slice(None), "loss")] = np.nan
-table.round(3).rename_axis(f"B = {b}, held-out clips")
+table.loc[["mean spectrum", "random, cosine of h"], (slice(None), "loss")] = np.nan
+table.rename_axis(f"B = {b}, held-out clips").style.format("{:.3f}", na_rep="–")
 
 # %% [markdown]
 # Don't skip the baseline. On crops as they are, the mean spectrum may find nearly as many positives as the encoder, or
@@ -966,7 +981,7 @@ widgets.guess(
 
 # %%
 sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256) if b <= n_valid]
-colours = {name: plots.MODELS[name] for name in ("mel-stats", "random", "trained")}
+colours = {"mean spectrum": plots.MODELS["mel-stats"]} | {name: plots.MODELS[name] for name in models}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
 for name, colour in colours.items():
     for kind, style in (("as it is", "o-"), ("filtered", "s:")):
@@ -993,7 +1008,8 @@ _ = fig.legend(loc="outside lower center", ncols=4, fontsize=8)
 # paper, batches of 256, 512, 1024 and 2048 give 68.6, 70.3, 74.3 and 72.2% on the nine tasks.
 #
 # On the right is what the loss is worth. For clips drawn independently, ln B minus the loss is on average a lower bound
-# of the information that two crops of a recording share (CPC, 1807.03748). It can never exceed ln B, however good the
+# of the information that two crops of a recording share: how much one crop tells about which recording the other is
+# from (CPC, 1807.03748). It can never exceed ln B, however good the
 # encoder is. That is a ceiling of the *measurement*. A tighter bound need not mean a better encoder (Tschannen et al.,
 # [1907.13625](https://arxiv.org/abs/1907.13625)).
 #
@@ -1104,7 +1120,8 @@ widgets.training_panel([store.path], course.runs())
 # Replace `raise NotImplementedError` and run the cell below it. The lesson doesn't depend on it.
 #
 # ### 3.1 What guessing gives · easy · 5 minutes
-# Someone answers every row of a batch without listening. What are loss, accuracy and mean rank?
+# Someone has not listened. Give the loss if all B answers of a row get equal probabilities, and the accuracy and the mean
+# rank if the order of the answers is drawn at random.
 
 
 # %%

@@ -15,7 +15,7 @@
 # hear the clips on which they disagree.
 #
 # **Run time** about 4 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
-# **Your time** about an hour, and one more with all exercises.
+# **Your time** about ¾ hour, or 1½ with all exercises.
 #
 # You will be able to
 # - say what a fine-tuned classifier is made of, and compute its answer for a clip;
@@ -71,7 +71,7 @@ print({name: f"{len(rows)} clips of {len(tunes[name])} tunes" for name, rows in 
 
 
 # %% [markdown]
-# Three training clips, five seconds each. Before you read their labels: could *you* do this task?
+# Three training clips, five seconds each. Which kind of music is each? Could *you* do this task? The answers are below.
 
 
 # %%
@@ -81,13 +81,18 @@ def listen(row: int, seconds: float = 5):
     return plots.player(wave[: int(seconds * store.mel.sample_rate)])
 
 
-for row in np.random.default_rng(1).choice(division.train, 3, replace=False):
-    print(f"{store.clips['label'][row]} (leading instrument: {store.clips['family'][row]})")
+heard = np.random.default_rng(1).choice(division.train, 3, replace=False)
+for row in heard:
     display(listen(row))
+
+# %%
+for row in heard:
+    print(f"{store.clips['label'][row]} (leading instrument: {store.clips['family'][row]})")
 
 # %% [markdown]
 # Pre-training has seen the clips of `train` and `valid`, always without labels, and never a test clip. Each run
-# records what it saw, so this can be checked rather than believed.
+# records what it saw, so this can be checked rather than believed. (63 of these clips served only to choose its weights,
+# see notebook 3. It saw them, and took no step on them.)
 
 # %%
 pretrained = open_run(encoder)
@@ -237,10 +242,7 @@ optimiser = torch.optim.AdamW(ours.train().parameters(), lr=1e-3)
 loss = F.cross_entropy(ours(x), y)
 loss.backward()
 optimiser.step()
-print(f"loss {loss.item():.2f} (guessing: {np.log(len(classes)):.2f}); norm of the gradient:", end=" ")
-for name, part in (("encoder", ours.encoder), ("head", ours.head)):
-    norm = sum(p.grad.norm() ** 2 for p in part.parameters()) ** 0.5
-    print(f"{name} {norm:.2g}", end=" ")
+print(f"loss {loss.item():.2f} (guessing: {np.log(len(classes)):.2f})")
 
 # %% [markdown]
 # ## 3 Train it twice
@@ -317,11 +319,21 @@ print(
 # %%
 models = {m: training.load_classifier(run.path)[0] for m, run in runs.items()}
 answers = {m: training.predict(model, store, on_valid, m) for m, model in models.items()}
-differ = np.flatnonzero(answers["scratch"]["predicted"] != answers["fine-tuned"]["predicted"])
-differ = np.random.default_rng(0).permutation(differ)
-print(f"they disagree on {len(differ)} of {len(division.valid)} validation clips")
+right = {m: (a["predicted"] == a["label"]).to_numpy() for m, a in answers.items()}
+differ = (answers["scratch"]["predicted"] != answers["fine-tuned"]["predicted"]).to_numpy()
+cases = {
+    "only fine-tuned is right": right["fine-tuned"] & ~right["scratch"],
+    "only scratch is right": right["scratch"] & ~right["fine-tuned"],
+    "both are wrong, each in its way": differ & ~right["scratch"] & ~right["fine-tuned"],
+}
+print(f"they disagree on {differ.sum()} of {len(differ)} validation clips:", end=" ")
+print(", ".join(f"{case}: {mask.sum()}" for case, mask in cases.items()))
 
-row = division.valid[differ[0] if len(differ) else 0]
+# %%
+# one clip of each case, the first of them looked at
+picked = {case: np.random.default_rng(0).choice(np.flatnonzero(m)) for case, m in cases.items() if m.any()}
+case, first = next(iter(picked.items()), ("they agree", 0))
+row = division.valid[first]
 x = torch.from_numpy(segments.split_segments(store.frames(row), SEGMENT_FRAMES))  # [n, 98, 64]
 tables = {}
 for m, model in models.items():
@@ -339,16 +351,16 @@ for ax, (m, table) in zip(axes, tables.items()):
     ax.set_yticks(range(len(classes)), classes)
     ax.set(xlabel="segment (0.98 s each)", title=f"{m} says: {classes[int(table[:, -1].argmax())]}")
 fig.colorbar(image, ax=axes, label="logit")
-print("the clip's label is", store.clips["label"][row])
+print(f"{case}: the clip's label is {store.clips['label'][row]}")
 display(listen(row))
 
 # %% [markdown]
-# Two more of these, by ear. Where a classifier is wrong: would you have made the same mistake?
+# The other cases, by ear. Where a classifier is wrong: would you have made the same mistake?
 
 # %%
-for i in differ[1:3]:
-    said = {m: answers[m]["predicted"].iloc[i] for m in answers}
-    print("label:", answers["scratch"]["label"].iloc[i], "|", " | ".join(f"{m}: {said[m]}" for m in said))
+for case, i in [*picked.items()][1:]:
+    said = " | ".join(f"{m}: {answer['predicted'].iloc[i]}" for m, answer in answers.items())
+    print(f"{case}: label: {answers['scratch']['label'].iloc[i]} | {said}")
     display(listen(division.valid[i]))
 
 # %% [markdown]
@@ -426,11 +438,11 @@ print(f"ours, {config.minutes:g} minutes each: {gap:+.1f} points; the paper, tra
 # %%
 widgets.guess(
     "4-few",
-    "Both are trained for the same short time. Where is fine-tuned further ahead of scratch?",
+    "Both are trained for the same short time. In our run, where was fine-tuned further ahead of scratch?",
     {
         "with few labels": "The usual promise. It supposes that scratch catches up when it has many labels, given time to learn.",
-        "the same": "In our runs the lead is two to three times as large at one end.",
-        "with many labels": "In our runs: scratch has too little time to use many labels, while fine-tuning uses them at once.",
+        "the same": "In our run the lead was two to three times as large at one end.",
+        "with many labels": "So it was in our run, of one seed: scratch had too little time to use many labels.",
     },
     "with many labels",
 )
@@ -465,7 +477,7 @@ def trained(k: int | None) -> pd.DataFrame:
 more = [k for k in (2, 5, 10, 20, 50) if k < per_class and k not in profile.labels_per_class]
 budgets = {k: frozen(k) for k in more}
 for k in profile.labels_per_class:
-    # a budget of all clips, as a number: without one the probe would be fitted on the validation clips too
+    # "all" is given as the number of training clips: with None the probe would be fitted on validation clips too
     budgets[k or per_class] = pd.concat([frozen(k or len(division.train)), trained(k)])
 budgets = dict(sorted(budgets.items()))
 
@@ -481,6 +493,9 @@ pairs = pairs[pairs["a"].str.startswith("fine-tuned")]
 display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval", "reading"]]))
 
 # %% [markdown]
+# In the run that this page shows, the lead is larger with many labels, against the usual promise: in half a minute
+# scratch cannot use them. It is one seed. Trained for longer, scratch comes nearer (notebook 6, section 5).
+#
 # Read the table's last column before the curve. "Fine-tuned is better" there means: *these two networks*, trained for
 # so many minutes, on other tunes of this kind, would very likely keep their order. "No difference shown" is not "no
 # difference": the validation side may be too small to show one. And a second seed draws other labelled clips, other random
@@ -571,7 +586,7 @@ def parameter_groups(module: nn.Module, lr: float, slower: float) -> list[dict]:
 
 # %%
 def check_groups(answer):
-    groups = answer(ours, 1e-3, 0.1)
+    groups = [{**g, "params": list(g["params"])} for g in answer(ours, 1e-3, 0.1)]
     assert len(groups) == 2, "there should be two groups"
     found = [id(p) for g in groups for p in g["params"]]
     assert len(found) == len(set(found)), "a parameter stands in both groups: it would be updated twice"
@@ -619,7 +634,8 @@ def check_tunes(answer):
     groups = store.clips["group"].values
     chosen = np.asarray(answer(labels, groups, division.train, 3, 0))
     assert set(chosen) <= set(division.train), "it chose clips that are not on the training side"
-    assert (pd.Series(labels[chosen]).value_counts() == 3).all(), "some class does not have 3 clips"
+    counts = pd.Series(labels[chosen]).value_counts().reindex(classes, fill_value=0)
+    assert (counts == 3).all(), "some class does not have 3 clips"
     assert len(set(groups[chosen])) == len(chosen), "two of the clips are takes of one tune"
     again, other = (set(answer(labels, groups, division.train, 3, seed)) for seed in (0, 1))
     assert set(chosen) == again, "the same seed should give the same clips"

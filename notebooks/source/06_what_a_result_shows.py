@@ -86,12 +86,12 @@ def group_draws(right, groups, draws=2000, seed=0):
 
 # %%
 def check_cluster_bootstrap(answer):
-    right, alone = np.repeat([1.0, 0.0], 50), np.arange(100)
+    right, alone = np.repeat([1.0, 0.0], 50), np.array([f"tune {i}" for i in range(100)], dtype=object)
     accuracies = np.asarray(answer(right, alone, 500, 0))
     assert accuracies.shape == (500,), f"500 draws should give 500 accuracies, not {accuracies.shape}"
     known = "100 groups of one clip: draws should scatter by sqrt(p (1 - p) / 100) = 0.05"
     assert np.isclose(accuracies.std(), 0.05, atol=0.01), f"{known}, not {accuracies.std():.3f}"
-    fours = np.asarray(answer(right, alone // 4, 500, 0)).std()
+    fours = np.asarray(answer(right, alone[np.arange(100) // 4], 500, 0)).std()
     assert np.isclose(fours, 0.1, atol=0.02), (
         f"25 groups of four like clips should scatter by 0.1, not {fours:.3f}"
     )
@@ -124,8 +124,8 @@ cluster_bootstrap = course.exercise(cluster_bootstrap, check_cluster_bootstrap, 
 # ```
 # </details>
 #
-# Now the seeds. The same `seed` draws the same groups, so the draws of several trainings belong together, column by
-# column. In each draw, pick trainings with replacement, and average.
+# Now the seeds. The same `seed` draws the same groups, so row i below holds draw i: the same groups for each training. In
+# each draw, pick trainings with replacement, and average.
 
 
 # %%
@@ -282,8 +282,8 @@ plots.table(answers[[{*pair} in [{*a} for a in asked] for pair in zip(answers["a
 #
 # ### Which clips decide?
 # In a pair of classifiers only the clips that *one* of them gets right tell them apart. McNemar's test asks: if a coin were
-# tossed for each of these clips, how often would the two counts be as unequal as here? A clip counts as right if most seeds get it
-# right.
+# tossed for each of these clips, how often would the two counts be at least as unequal as here? This share is called **p**.
+# If it is small, luck alone hardly does this. A clip counts as right if most seeds get it right.
 
 # %%
 right = predictions.assign(right=predictions["label"] == predictions["predicted"])
@@ -329,7 +329,7 @@ plt.show()
 # Its encoder was pre-trained on FMA-large and fine-tuned on the eight genres of FMA-small (FMA:
 # [arXiv 1612.01840](https://arxiv.org/abs/1612.01840)). Its
 # [test_accuracy.json](https://github.com/CVxTz/COLA_pytorch/blob/363e947b64c24f28cb711ad191cfa208f9b8315b/supervised_examples/test_accuracy.json)
-# says **54.3%, against 51.1% from scratch**. There is one training of each. The test side is a fifth of the 8,000 clips,
+# says **54.3%, against 51.1% from scratch** (54.375 and 51.125 before rounding, so the difference is 3.25). There is one training of each. The test side is a fifth of the 8,000 clips,
 # drawn at random within each genre and not by artist. The predictions were not kept.
 
 # %%
@@ -390,8 +390,10 @@ print(f"two unrelated models of these accuracies: {100 * independent:.0f}% (grey
 print(f"zero is left out below {100 * limit:.0f}%")
 
 # %% [markdown]
-# So with the predictions kept, the same experiment might well have shown a difference *between these two networks*. In
-# our runs two such networks differ on 36 to 40% of the clips (printed below), just below that limit.
+# So with the predictions kept, this experiment would have shown a difference *between these two networks* if *d* was
+# below that limit. Nobody can know it now. And a repetition, with other clips, would show a true difference of 3.25 as
+# often as the right figure says: at the limit in about half of the cases.
+#
 # Three doubts would stay, and no arithmetic removes them afterwards:
 # - **seeds**: two other trainings might differ otherwise. How much do ours differ among themselves? (next cell)
 # - **groups**: tracks of one artist on both sides of a random split reward recognising the artist;
@@ -429,10 +431,12 @@ print(
 
 # %% [markdown]
 # The last line is called **churn**: answers that change from run to run of one recipe. A part of *d* is churn. It is not
-# a difference of the two models, and it averages out over several runs. Notebook 8 plans an experiment with it.
+# a difference of the two models, and it averages out over several runs. What is left, *d* minus the mean churn of the two
+# models, does not. Notebook 8 plans an experiment with it.
 #
-# How large must a difference be for *this* experiment to show it? Set the sliders to what was printed above, then change
-# one at a time. What helps most: more clips, or more runs? The grey curve is the setting before.
+# How large must a difference be for *this* experiment to show it? Set the sliders to what was printed above (for churn and
+# scatter take the mean of the two models), then change one at a time. What helps most: more clips, or more runs? The grey
+# curve is the setting before.
 
 # %%
 widgets.power_lab(results["n_clips"])
@@ -488,12 +492,12 @@ find_leaks = course.exercise(find_leaks, check_find_leaks, instead=count_sides)
 # %%
 widgets.guess(
     "6-leak",
-    "1,600 clips cut in halves and split at random. A nearest neighbour on mel statistics scored 32% with whole "
-    "tunes kept together. And now?",
+    "1,600 clips cut in halves and split at random. The five nearest neighbours, by mel statistics, scored 32% with "
+    "whole tunes kept together. And now?",
     {
         "32% as well": "It would be so if the other half of a clip were no nearer than other clips.",
         "36%": "A weak leak would look like this. But the other half of a clip is much nearer than any other clip.",
-        "58%": "For many halves the nearest neighbour is the other half of the same clip, which has the same label.",
+        "58%": "Of the five neighbours that vote, the nearest counts most: often the other half of the clip, of the same label.",
     },
     "58%",
 )
@@ -520,8 +524,8 @@ plots.results(leak, ax, title=f"nearest neighbours, 4 folds, {leak['n_clips']:,}
 plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %% [markdown]
-# Where the two halves of a clip come apart, the score rises, but the model has not become better. A nearest neighbour
-# that finds the other half of its own clip knows nothing about kinds of music. Do takes of one *tune* leak as well? The table says whether it is
+# Where the two halves of a clip come apart, the score rises, but the model has not become better. Whoever
+# finds the other half of the same clip need not know anything about kinds of music. Do takes of one *tune* leak as well? The table says whether it is
 # shown here. Ours differ in instrument and key. In other corpora takes are more alike, and you cannot know it before you
 # split. So keep together all clips that could belong together.
 #
@@ -530,9 +534,9 @@ plots.table(intervals.differences(leak).drop(columns="reading"))
 # (COLA, section 4.2): cosine 67.2, bilinear 74.3; batches of 256, 512, 1024 and 2048: 68.6, 70.3, 74.3, 72.2;
 # fine-tuned 85.1. A comparison in which one setting at a time is changed is an **ablation**.
 #
-# Here it is in miniature: 18 pre-trainings on our clips, each setting for 15 passes over them and from three seeds. One
-# setting is added, without the augmentations of notebook 2. This takes half an hour, so the course brings the result:
-# `python -m colalib ablate data/scores.store --epochs 15 --out runs/ablation.json` wrote `data/ablation.json`.
+# Here it is in miniature: 18 pre-trainings on our clips, each setting for 15 passes over them and from three seeds. Two
+# settings are added: the triplet loss, and training without the augmentations of notebook 2. This takes half an hour, so
+# the course brings the result of `python -m colalib ablate data/scores.store --epochs 15 --out data/ablation.json`.
 
 # %%
 ablation = json.loads((course.home() / "data" / "ablation.json").read_text(encoding="utf-8"))
@@ -551,9 +555,10 @@ assert shown["bilinear", "random"] and shown["fine-tuned", "scratch"]
 #
 # - **Cosine or bilinear**: the paper's seven points are not shown here. Its runs differ from ours in much: AudioSet, a
 #   larger encoder, nine tasks, far more steps. We cannot say which of these the gain needs. The two
-#   objectives differ in g as well, so a difference would not be W's alone. Notebook 3 takes them apart.
+#   objectives differ in g as well, so a difference would not be W's alone. Notebook 3 tries W and τ alone.
 # - **Batch size**: this is no test of it. At 15 passes, batches of 256 make 60 steps, of 64 make 285, and of 16 about
-#   1,140, all at the same learning rate. More steps would explain a higher score as well, and in notebook 3 they do.
+#   1,140, all at the same learning rate. With a learning rate for each, notebook 3 found no gain of 16 over 64 either,
+#   and 256 a little behind, when all had heard equally many pairs.
 # - **Augmentations**: without them the score is 4 points lower, but the interval just includes zero. More seeds would
 #   tell.
 #
@@ -568,7 +573,7 @@ assert shown["bilinear", "random"] and shown["fine-tuned", "scratch"]
 # done
 # ```
 #
-# `default` had a training of its own before, without labels. The dotted curve counts its segments too.
+# `default` had a training of its own before, without labels. The grey line shows how many segments it heard then.
 
 # %%
 lengths = {n: json.loads((course.home() / "data" / f"steps-{n}.json").read_text()) for n in (100, 300, 900)}
@@ -577,30 +582,34 @@ rows = {
     for model in ("scratch", "fine-tuned", "probe")
 }
 heard = 2 * 64 * 16_000  # segments that `default` has heard
-curves = [("scratch", 0), ("fine-tuned", 0), ("fine-tuned", heard)]
 fig, ax = plt.subplots(figsize=(8, 3.4))
-for model, before in curves:
-    segments, style = before + 64 * np.array([*lengths]), {"color": plots.MODELS[model]}
-    name = f"{model}, pre-training counted" if before else model
-    ax.plot(segments, [100 * r["mean"] for r in rows[model]], "o:" if before else "o-", label=name, **style)
+for model in ("scratch", "fine-tuned"):
+    segments, style = 64 * np.array([*lengths]), {"color": plots.MODELS[model]}
+    ax.plot(segments, [100 * r["mean"] for r in rows[model]], "o-", label=model, **style)
     ax.fill_between(segments, *(100 * np.transpose([r["ci95"] for r in rows[model]])), alpha=0.12, **style)
 ax.axhline(100 * rows["probe"][0]["mean"], color=plots.MODELS["probe"], ls="--", label="frozen probe")
+ax.axvline(heard, color="0.6", lw=1)
+ax.annotate("pre-training of `default` ", (heard, 3), rotation=90, ha="right", color="0.5", fontsize=8)
 ax.set(xscale="log", xlabel="segments trained on", ylabel="accuracy (%)", ylim=(0, 100))
 _ = ax.legend(fontsize=8, loc="lower center", ncols=2)
 
 # %%
 pairs = pd.concat([intervals.differences(one).assign(steps=n) for n, one in lengths.items()])
 pairs = pairs[(pairs["a"] == "fine-tuned") & (pairs["b"] == "scratch")].set_index("steps")
-plots.table(pairs[["a", "b", "a - b (points)", "95% interval", "reading"]].reset_index())
+display(plots.table(pairs[["a", "b", "a - b (points)", "95% interval", "reading"]].reset_index()))
 print("scratch after 900 steps, by seed:", [f"{100 * a:.1f}" for a in rows["scratch"][-1]["per_seed"]])
 gain = pairs["a - b (points)"].astype(float)
 assert gain[100] > gain[300] > gain[900]
+assert pairs["reading"].tolist() == ["fine-tuned is better", "fine-tuned is better", "no difference shown"]
 
 # %% [markdown]
-# So a part of the gain is a head start: the longer both train, the smaller it becomes. A sentence such as "pre-training
+# So a part of the gain is a head start: the longer both train, the smaller it becomes. After 900 steps no difference is
+# shown any more. The seeds of scratch lie far apart there, so the interval is wide; and scratch may not be at its end. A
+# sentence such as "pre-training
 # gains 33 points" means nothing without the length of the training. And the time of the pre-training is far larger than
 # that of the classifier: who has one task only, and all these labels, may train from scratch for longer instead.
-# Pre-training pays where one encoder serves many tasks, and where labels are few (notebook 4).
+# Pre-training pays where one encoder serves many tasks. That it gains most where labels are few is the usual promise. In our
+# short trainings it was the other way round (notebook 4, and section 6 below): scratch had no time to use many labels.
 #
 # ## 6 The same on real music
 # Everything above was judged on rendered music. Section 3 was about one pair of numbers: does pre-training help to tell the genre of
@@ -709,7 +718,8 @@ _ = course.exercise(wilson, check_wilson)
 #
 # ### 6.2 How many clips would it take? · medium · 15 minutes
 # Two models differ by δ, and on a share *d* of the clips exactly one of them is right. The paired interval is δ ±
-# 1.96 √((d − δ²) / n). From how many test clips on does it leave out zero?
+# 1.96 √((d − δ²) / n). From how many test clips on does it leave out zero? (To plan an experiment, take twice as many: with
+# just so many, half of all experiments would miss the difference.)
 
 
 # %%
@@ -744,6 +754,7 @@ _ = course.exercise(clips_needed, check_clips)
 # ### 6.3 An interval for balanced accuracy · medium · 10 minutes
 # Balanced accuracy (exercise 5.1) counts all classes alike. Give it an interval by a bootstrap over groups. One sum per
 # group is not enough: a draw needs the counts of each class. It is simplest to collect the clips of each draw.
+# (`balanced_accuracy_score` is imported.)
 
 
 # %%

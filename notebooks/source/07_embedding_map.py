@@ -109,32 +109,34 @@ for ax, (column, title) in zip(axes, columns.items()):
 clustering = HDBSCAN(min_cluster_size=max(5, len(points) // 60), cluster_selection_method="leaf", copy=True)
 island = clustering.fit_predict(points)  # [n], −1: none
 largest = pd.Series(island[island >= 0]).value_counts().index[:8]
+number_of = {i: str(number) for number, i in enumerate(largest, start=1)}
+numbers = np.array([number_of.get(i, "") for i in island], dtype=object)
 fig, ax = plt.subplots(figsize=(8, 4.4))
-plots.embedding_map(points, store.clips["label"], ax, "the largest islands, numbered")
-for number, i in enumerate(largest, start=1):
-    box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "alpha": 0.8, "lw": 0}
-    ax.annotate(number, np.median(points[island == i], axis=0), ha="center", va="center", bbox=box)
+plots.embedding_map(points, numbers, ax, "the largest islands; grey: in none of them")
 plt.show()
+print(f"{np.sum(numbers != '')} of {len(points)} clips lie in these {len(largest)} islands")
+
 
 # %%
+def shares(values: pd.Series) -> pd.Series:
+    """Share of each value, the commonest first; clips without a value do not count."""
+    return values[values != ""].value_counts(normalize=True)
+
+
 rows = []
-for number, i in enumerate(largest, start=1):
-    here = store.clips[island == i]
+for number in number_of.values():
+    here = store.clips[numbers == number]
     row = {"island": number, "clips": len(here)}
     for column, title in columns.items():
-        share = here[column][here[column] != ""].value_counts(normalize=True)
-        row[title] = f"{share.index[0]} {share.iloc[0]:.0%}" if len(share) else ""
+        for value, share in shares(here[column]).head(1).items():
+            row[title] = f"{value} {share:.0%} (corpus: {shares(store.clips[column])[value]:.0%})"
     rows.append(row)
-commonest = {
-    title: store.clips[c][store.clips[c] != ""].value_counts(normalize=True) for c, title in columns.items()
-}
-whole = {title: f"{share.index[0]} {share.iloc[0]:.0%}" for title, share in commonest.items()}
-plots.table(pd.DataFrame([*rows, {"island": "whole corpus", "clips": len(points)} | whole]))
+plots.table(pd.DataFrame(rows))
 
 # %% [markdown]
-# What holds an island together: the kind of music, or the instruments? Compare each share with that of the whole corpus,
-# in the last row. A share far above it holds the island together. Shares near it say that the island is made of something
-# else.
+# What holds an island together: the kind of music, or the instruments? Compare each share with that of the whole corpus.
+# A share far above it holds the island together. Shares near it say that the island is made of something else. (The
+# clustering describes the *picture*. Section 3 shows why this is no result yet.)
 #
 # ## 2 Is that learned?
 # A calibrated random encoder (notebook 5) has a map as well. And so has the encoder that comes with the course,
@@ -157,8 +159,9 @@ plt.show()
 #
 # ### Watch it learn
 # Here is the training itself. Each step is a snapshot of the encoder, and the points are test clips, which it never
-# hears. Press play: do clips of one colour come together, and when? Trust the percentage, not the islands. It says how
-# often a clip's nearest neighbour in the space is of its class. (So that points glide, each map starts from that of the
+# hears. Press play: do clips of one colour come together, and when? Trust the percentage more than the islands. It says how
+# often a clip's nearest neighbour in the space is of its class, among these clips alone: they are few, so it is uncertain by
+# several points, and lower than in section 5. (So that points glide, each map starts from that of the
 # next snapshot.)
 
 # %%
@@ -172,7 +175,8 @@ else:
 # ## 3 What a map keeps
 # Two numbers say how well a map fits the space:
 # - **neighbours kept**: of a clip's ten nearest in the space, how many are among its ten nearest on the map;
-# - **order of distances**: rank correlation of distances in the space and on the map, over random pairs of clips.
+# - **order of distances**: rank correlation of distances in the space and on the map, over random pairs of clips: 1 if both
+#   put all pairs in the same order, 0 if the one order says nothing about the other.
 
 
 # %%
@@ -278,9 +282,10 @@ print(f"the same points dealt out at random would keep {100 * share:.1f}% of the
 # So a map keeps part of the neighbourhoods, far more than chance and far less than all. Of large distances it keeps only
 # a rough order. What changes from panel to panel comes from the method, not from the sounds: where islands lie, the gaps,
 # how dense a region is, which end is up. What stays is worth a second look, *in the space itself*. Never compute a result
-# from map coordinates: distances there depend on the settings.
+# from map coordinates, as section 1 did to describe the picture: distances there depend on the settings. (The colours are
+# the kinds of music, as above.)
 #
-# Try it. Change one setting, guess whether the map will keep more neighbours, then draw. Islands that come and go with
+# Try it. The laboratory draws 400 clips, so its percentages are higher than those above: compare within it. Change one setting, guess whether the map will keep more neighbours, then draw. Islands that come and go with
 # the seed come from the method. The second bar, **trustworthiness**, asks the opposite question: how little the map makes
 # up. It is 100% if no points are near on the map that are far apart in the space (exercise 7.3).
 
@@ -723,39 +728,52 @@ widgets.labeller(field, field_store, widgets.Space(field_features, field_map))
 # Does it pay? Nobody can label the same folder twice without remembering it. But labelling can be simulated on sets whose
 # labels are known: a strategy proposes ten clips, they get their true labels, and a probe is judged on a fold that was not
 # in the pool. The result is in `data/labelling.json`, with the command that made it. "Half and half" takes five clips by
-# spread and five by margin. It is what the widget does. It was chosen on `esc10`, so expect less on yours.
+# spread, and five that differ from each other among those of the smallest margin. It is what the widget does: spread finds
+# the classes, margin the doubtful clips. It was chosen on `esc10`, so expect less on yours.
 
 # %%
 import json
 
 simulated = json.loads((course.home() / "data" / "labelling.json").read_text(encoding="utf-8"))
 sets = simulated["sets"]
-fig, axes = plt.subplots(1, len(sets), figsize=(1 + 3.8 * len(sets), 3.4), squeeze=False)
+fig, axes = plt.subplots(1, len(sets), figsize=(1 + 3.8 * len(sets), 3.4), squeeze=False, sharey=True)
 shown = ("random", "spread", "margin", "half and half")
 for ax, (name, of_set) in zip(axes[0], sets.items()):
-    for strategy, colour in plots.colours(shown).items():
+    for strategy, colour in zip(shown, (plots.MODELS["chance"], *plots.PALETTE[:2], plots.PALETTE[3])):
         row = of_set["strategies"][strategy]
         low, high = 100 * np.transpose(row["ci95"])
         ax.plot(simulated["labels"], 100 * np.array(row["accuracy"]), color=colour, label=strategy)
         ax.fill_between(simulated["labels"], low, high, color=colour, alpha=0.12, lw=0)
-    ax.set(xlabel="labels given", ylabel="accuracy (%)", title=name)
+    ax.set(xlabel="labels given", title=name)
+axes[0][0].set_ylabel("accuracy (%)")
 ax.legend()
 plt.show()
-rows = {s: sets["esc10"]["strategies"][s]["labels to the goal"] for s in shown}
-for strategy, row in rows.items():
+
+# %%
+for strategy in shown:
+    row = sets["esc10"]["strategies"][strategy]["labels to the goal"]
     print(f"esc10, {strategy}: 80% after {row['mean']:.0f} labels (95% interval {row['ci95']})")
+fewer = sets["esc10"]["strategies"]["half and half"]["fewer labels than random"]
+print(f"esc10, half and half: {fewer['mean']:.0f} labels fewer than random {fewer['ci95']}")
+for name, of_set in sets.items():
+    gain = of_set["strategies"]["half and half"]
+    ends = [f"{100 * v:+.1f}" for v in gain["more accurate than random, ci95"][-1]]
+    last = 100 * gain["more accurate than random"][-1]
+    print(
+        f"{name}, {simulated['labels'][-1]} labels: half and half − random {last:+.1f} points [{', '.join(ends)}]"
+    )
 
 # %% [markdown]
 # The bands are 95% intervals over folds and seeds. On environmental sounds (`esc10`) "half and half" reaches 80% with 28
-# labels fewer than *random* (95% interval 13 to 42), which needs 63. *Spread* alone needs about as few. On single notes
-# (`philharmonia`) it gains five points at 100 labels (2 to 8). On digits of a new speaker (`fsdd`) no gain is shown.
+# labels fewer than *random* (95% interval 13 to 42). *Spread* alone needs even fewer. On single notes (`philharmonia`) it
+# gains five points at 100 labels (2 to 8). On digits of a new speaker (`fsdd`) no gain is shown.
 
 # %% [markdown]
 # ## Recap
 # You can now
 # - draw a corpus in two dimensions with UMAP, coloured by any label, and read the map island by island;
 # - say what UMAP keeps of a space of many dimensions, measure it, and not over-read a picture: part of the
-#   neighbourhoods, a rough order of large distances, nothing of islands and gaps;
+#   neighbourhoods, a rough order of large distances; islands and gaps may come from the method;
 # - find a clip's nearest neighbours, and say why its own group is left out;
 # - compare two spaces by a number with an interval instead of by two pictures;
 # - place sounds of your own on an existing map, and tell those that do not belong there by their distance in the space;
@@ -873,8 +891,8 @@ def check_trust(answer):
 _ = course.exercise(trust, check_trust)
 
 # %% [markdown]
-# <details><summary>Hint 1</summary><code>nearest(x, len(x) - 1)</code> lists all others in order; its inverse is the rank.
-# </details>
+# <details><summary>Hint 1</summary><code>order = nearest(x, len(x) - 1)</code> lists all others in order: rank[i, order[i]] is
+# 1, 2, …, n − 1. <code>np.put_along_axis</code> writes it.</details>
 # <details><summary>Hint 2</summary>Where the rank is at most k the term is no made-up neighbour: sum
 # <code>np.maximum(rank - k, 0)</code>.</details>
 # <details><summary>Solution</summary>

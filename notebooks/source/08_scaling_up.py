@@ -113,7 +113,7 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 
 # %% [markdown]
 # Drawing a batch must take less time than learning from it. If it takes more, as with a fast GPU or a slow disk, other
-# processes draw ahead. Batch number *n* depends on *n* and the seed alone. So any process can make it, and a run that is
+# processes draw ahead. Batch number *n* depends only on *n*, the seed and how many devices share it. So any process can make it, and a run that is
 # resumed sees the same batches.
 #
 # ## 3 More distractors: why accumulation does not help
@@ -331,7 +331,7 @@ for batch, processes in ((32, 2), (32, 1), (16, 1)):
     print(f"{batch} pairs, {processes} process(es): loss {loss:.2f}, guessing {np.log(batch):.2f}")
 
 # %% [markdown]
-# The steps are few and the clips differ, so the first two losses are not equal. But both lie above ln 16 ≈ 2.77, where
+# Each process draws crops of its own, and its batch norm sees half of the batch, so the first two losses are not equal. But both lie above ln 16 ≈ 2.77, where
 # guessing among 16 would be, and the third lies below it. So each process compares its pairs with those of the other
 # one, too.
 #
@@ -339,9 +339,8 @@ for batch, processes in ((32, 2), (32, 1), (16, 1)):
 # From the constants above to any project: the function `cost` multiplies them, and the calculator below lets you set
 # its arguments. Both assume that devices share the work without loss. Memory counts what has to be kept, weights and
 # activations, in float32. It is a rough figure: intermediate results come on top, and with bfloat16 the activations are
-# half as large (section 3). A device that you do not have yet is given by
-# its `speed` relative to this one. Suppose that `b0` learns from 5,000 pairs per second on a GPU, and from 50 pairs per
-# second on your CPU. Then the GPU's speed is 100.
+# half as large. A device that you do not have yet is given by its `speed` relative to this one. If `b0` learns from 50 pairs
+# per second on your CPU, and from 2,500 on a GPU, the GPU's speed is 50. We suppose this here; we have not measured it.
 
 # %%
 fma = cost(measured[1], *CORPORA["fma_large"], cores=16, devices=8, speed=50)
@@ -377,12 +376,13 @@ widgets.calculator(measured)
 #
 # Would 800 clips and five seeds do? Suppose that the true difference is 3.2 points. On a share *d* of the clips exactly
 # one of two single runs is right. But a part of *d* is churn: two runs of the *same* recipe also disagree, on a share *c*
-# of the clips. Churn averages out over several runs, and the rest, *d* − *c*, does not.
+# of the clips (the mean of the two recipes). Churn averages out over several runs, and the rest, *d* − *c*, does not.
 #
 # ### Your turn: half_width · medium · 10 minutes · worth it
 # There are *r* runs of each model on the same *n* clips. The variance of the difference has two parts. The choice of
 # test clips gives (*d* − *c*) / *n*, however many runs there are. The runs give twice the variance of one run's accuracy,
-# divided by *r*.
+# divided by *r*. (We leave out δ² of exercise 6.2: it is small.)
+#
 # Return the half width of the 95% interval, 1.96 times the root of the sum, in points.
 
 
@@ -452,10 +452,12 @@ for clips in (800, 2573):
     print(f"{clips:,} clips, five runs of each: ± {', '.join(widths)} points, by churn of 5, 10 and 15%")
 
 # %% [markdown]
-# More runs help at first: they average out churn and scatter. What remains comes from the test clips that were drawn.
-# Where a curve lies below the dashed line, a difference of 3.2 points would be shown in at least half of all such
-# experiments. On 800 clips that takes several runs and luck with the churn. FMA-medium has 2,573 clips in its official
-# test side, and there a few runs are enough. The numbers *d*, *c* and the scatter are guesses here. A
+# More runs help at first: they average out churn and scatter. What remains comes from the test clips that were drawn. We
+# hold *d* fixed here, so the more of it is churn, the less is left after many runs.
+#
+# On the dashed line a difference of 3.2 points would be shown in half of all such experiments: a coin toss. For 80% the
+# half width must be below 0.7 · 3.2 = 2.2 points. On 800 clips not even twenty runs of each reach that. FMA-medium has
+# 2,573 clips in its official test side: there about ten runs of each do. The numbers *d*, *c* and the scatter are guesses here. A
 # small trial run would tell.
 #
 # ## Recap
@@ -510,8 +512,8 @@ _ = course.exercise(cores_needed, check_cores)
 #
 # ### 8.2 Half a loss · medium · 15 minutes
 # Two processes have a half of the batch each. Suppose the embeddings are gathered *without* gradients: every process
-# compares its own anchors with all positives, but only its own embeddings get a gradient. What is the average of the two
-# processes' gradients in h, compared with that of the whole batch (one direction only, anchor → positive)?
+# compares its own anchors with all positives, but only its own embeddings get a gradient. Return the average of the two
+# processes' gradients in h (one direction only, anchor → positive). The check compares it with that of the whole batch.
 
 
 # %%
@@ -543,9 +545,10 @@ def check_without(answer):
     )
     missing = (got_p - want_p).norm() / want_p.norm()
     assert 0.01 < missing < 2, "the positives' gradients should be wrong, but not wildly"
-    own = torch.autograd.grad(loss(a[:4], torch.cat([p[:4], p[4:].detach()]), 0), p)[0]
     halved = "positives get what their own process says, halved"
-    assert torch.allclose(got_p[:4], own[:4] / 2, atol=1e-5), halved
+    for own, first in ((slice(4), 0), (slice(4, 8), 4)):
+        of_process = torch.autograd.grad(loss(a[own], p, first), p)[0][own]
+        assert torch.allclose(got_p[own], of_process / 2, atol=1e-5), halved
 
 
 _ = course.exercise(without_gradients, check_without)
@@ -593,33 +596,45 @@ plots.table(course.progress())
 # | calibrated | of a random encoder: BatchNorm has statistics that fit the data, and no weight was trained |
 # | churn | answers that change from run to run of one recipe |
 # | class | one of the answers that a task allows, here a kind of music |
+# | collapse | all sounds get the same embedding, and nothing is learned |
 # | contrastive loss | the cross-entropy of finding each anchor's positive among all positives of the batch |
+# | cosine similarity | the cosine of the angle between two vectors, from −1 to 1; their lengths do not matter |
+# | cross-entropy | −ln of the probability that was given to the right answer |
 # | decibel (dB) | a ratio: 20 dB more is ten times the amplitude |
+# | `default` | the encoder that comes with the course |
 # | distractor | a segment of another clip of the batch, which the anchor must not be matched with |
 # | embedding h | the encoder's output for one segment: the largest value of each channel of its last layer |
 # | encoder | the network that turns a segment into h; here an EfficientNet |
 # | false negative | a distractor that is in truth like the anchor, such as another take of its tune |
 # | fine-tuning | training a pre-trained encoder further, with labels, together with a classifier |
+# | fold | one of several parts of a corpus, each of which is the test side once |
 # | frame | one column of a spectrogram: 25 ms of sound, one every 10 ms |
 # | frozen | of an encoder: its weights stay as they are |
 # | gradient cache | a way to get the gradient of a large batch a chunk at a time |
 # | group | clips that belong together, such as takes of one tune, and stay on one side of a split |
 # | head | the linear layer on h that a classifier ends with |
+# | interval (95%) | the range in which the number would lie in 95% of repetitions, as far as its method can tell |
+# | kNN | a classifier that fits nothing: the k nearest clips with a label vote |
 # | leakage | information about the test side that reaches training |
 # | linear probe | a linear classifier on the read-out of a frozen encoder |
 # | log-mel spectrogram | the logarithm of the magnitude per mel band and frame; what the encoder gets |
 # | logits | one number per class; a softmax turns them into probabilities |
+# | margin | how much more similar than a distractor a positive must be, in the triplet loss |
 # | mel band | a range of frequencies, wider the higher it is, roughly as the ear divides them |
 # | metre | how the beats of music are grouped: in twos, in threes, or with three quick notes in each beat (compound) |
 # | paired difference | the difference of two models on the same clips, with the same groups drawn for both |
-# | power | the share of such experiments that would show a difference of a given size |
+# | power | the share of repetitions of an experiment that would show a true difference of a given size |
 # | pre-training | training without labels, here by a contrastive loss |
+# | profile | how much the course computes: `test`, `quick` or `full` |
 # | projection g | a small network between h and the similarity, which is dropped after pre-training |
 # | rank | the place of the positive when all candidates are sorted by similarity; 1 is best |
 # | read-out | what probes and maps read of a clip: block features and numbers per mel band |
+# | recall at k | the share of questions whose answer is among the k nearest |
+# | run, seed | one training; the number from which all that is random in it is drawn |
 # | scratch | of a classifier: trained from random weights |
 # | segment | the 98 frames, about one second, that the encoder gets at once |
 # | shortcut | a feature that solves the training task but not the task that you care about |
+# | softmax | turns a row of numbers into probabilities: exp of each, divided by their sum |
 # | split | the division of the clips into train, valid and test |
 # | store | the folder that holds the log-mel frames of a corpus |
 # | straw man | a baseline that was made weak, so that it is easy to beat |

@@ -37,14 +37,26 @@ def test_loss_and_gradient_are_those_of_the_objectives(temperature):
 
 def test_power_is_what_simulated_experiments_show():
     rng = np.random.default_rng(0)
-    n, difference, churn, scatter, seeds = 300, 5.0, 30.0, 1.5, 3
-    half, expected = power(np.array(n), difference, churn, scatter, seeds)
+    n, difference, alone, scatter, seeds = 300, 5.0, 30.0, 1.5, 3
+    half, expected = power(np.array(n), difference, alone, 0, scatter, seeds)
     truth = difference + rng.normal(0, scatter * np.sqrt(2 / seeds), 4000)  # points
-    better = (churn + truth) / 2 / 100
-    shares = np.stack([better, churn / 100 - better, np.full_like(better, 1 - churn / 100)], 1)
+    better = (alone + truth) / 2 / 100
+    shares = np.stack([better, alone / 100 - better, np.full_like(better, 1 - alone / 100)], 1)
     wins = np.array([rng.multinomial(n, share) for share in shares])
     shown = np.abs(100 * (wins[:, 0] - wins[:, 1]) / n) > half
     assert 100 * shown.mean() == pytest.approx(float(expected), abs=3)
+
+
+@pytest.mark.parametrize("runs_of_each", [1, 4, 20])
+def test_churn_averages_out_over_runs(runs_of_each):
+    rng, n, tossed, only_a, only_b = np.random.default_rng(0), 400, 0.3, 0.12, 0.08
+    alone, churn = only_a + only_b + tossed / 2, tossed / 2  # on the tossed clips every run tosses a coin
+    clips = rng.multinomial(n, [only_a, only_b, tossed, 1 - only_a - only_b - tossed], size=20_000)
+    a, b = (rng.binomial(clips[:, 2] * runs_of_each, 0.5) / runs_of_each for _ in range(2))
+    found = 100 * (clips[:, 0] - clips[:, 1] + a - b) / n
+    scatter = 100 * np.sqrt(tossed / 4 / n)  # of one run's accuracy, from its tosses
+    half, _ = power(np.array(n), 100 * (only_a - only_b), 100 * alone, 100 * churn, scatter, runs_of_each)
+    assert 1.96 * found.std() == pytest.approx(float(half), rel=0.03)
 
 
 @pytest.mark.parametrize(
