@@ -432,8 +432,9 @@ def embed(args) -> None:
     """Write embeddings of a folder or store, with the table's columns, as .npz or .parquet."""
     from colalib import evaluation
 
-    options = {"arch": args.arch, "seed": args.seed, "progress": True, "every": args.every}
-    embedded = evaluation.embed_to_file(args.source, args.encoder, args.out, args.accelerator, **options)
+    embedded = evaluation.embed_to_file(
+        args.source, args.encoder, args.out, every=args.every, **sourcing(args)
+    )
     print(f"{args.out}: {len(embedded.vectors)} embeddings of {embedded.vectors.shape[1]} numbers")
     tell_left_out(embedded)
 

@@ -89,6 +89,7 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     [
         (["prepare", "nowhere", "--out", "s"], "no corpus and no folder named nowhere"),
         (["prepare", "fma_small", "--out", "s", "--data", "."], "fma_small not found"),
+        (["prepare", "scores", "--out", "s", "--data", "d", "--jobs", "0"], "0 processes cannot do anything"),
         (["pretrain", "nowhere", "--out", "r"], "is not a store"),
         (["probe", "nowhere", "--encoder", "mel-stats"], "is not a store"),
         (["finetune", "nowhere", "--out", "r"], "give --encoder ENC or --scratch"),

@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 
 from colalib.collection.duplicates import near_duplicates
 from colalib.collection.levels import SILENT_DB, Levels, measure
-from colalib.collection.opening import Collection, open_collection, scale_of
+from colalib.collection.opening import NO_LENGTH, Collection, open_collection, scale_of
 from colalib.collection.wrong_labels import label_probabilities
 from colalib.data.audio import PREVIEW
 from colalib.data.processes import worker_errors
@@ -168,7 +168,7 @@ def lonely(collection: Collection, near: np.ndarray, notes: list[str]) -> list[d
         notes.append(f"lonely clips were not looked for: {n} clips are too few")
         return []
     scale = scale_of(collection.vectors)
-    unit = scale.transform(np.asarray(collection.vectors)) / np.maximum(scale.lengths, 1e-2)[:, None]
+    unit = scale.transform(np.asarray(collection.vectors)) / np.maximum(scale.lengths, NO_LENGTH)[:, None]
     distance = 1 - np.einsum("nd,nd->n", unit, unit[near[:, -1]])
     most = min(math.ceil(LONELY * n), MOST_LONELY)
     return [

@@ -43,8 +43,6 @@ def measure(path: Path) -> Levels | None:
         rate, blocks = decode(path)
         unit = max(round(UNIT * rate), 1)
         for block in blocks:
-            if not len(block):  # FFmpeg's last one, with one channel
-                continue
             tail = block[:0] if tail is None else tail
             clipped += count_clipped(np.concatenate([tail[-1:], block]))
             samples = np.concatenate([tail[len(tail) - count % unit :], block])

@@ -81,16 +81,16 @@ def open_collection(
         yield Collection(opened, features, features.of_store(opened, keep), audio, note)
 
 
+@dataclass
 class Scale:
     """What standardises embeddings [n, d]: `mean` and `deviation` [d], and their `lengths` [n] afterwards.
 
     A column that is the same in all rows is only centred, as in scikit-learn's StandardScaler.
     """
 
-    def __init__(self, mean: np.ndarray, deviation: np.ndarray, lengths: np.ndarray):
-        self.mean = mean
-        self.deviation = deviation
-        self.lengths = lengths
+    mean: np.ndarray
+    deviation: np.ndarray
+    lengths: np.ndarray
 
     def transform(self, rows: np.ndarray) -> np.ndarray:
         """Return standardised rows [m, d]."""
@@ -116,7 +116,7 @@ def scale_of(vectors: np.ndarray) -> Scale:
         scale.lengths[rows] = np.linalg.norm(scale.transform(block), axis=1)
     if file:
         with atomic(file) as target:
-            np.savez(target, mean=mean, deviation=deviation, lengths=scale.lengths)
+            np.savez(target, **vars(scale))
     return scale
 
 

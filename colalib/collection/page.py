@@ -1,4 +1,4 @@
-"""The page of an audit: one HTML file in which each finding can be read and heard, without a network."""
+"""The page of an audit: one HTML file in which the first findings of each kind are read and heard."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def best_seconds(
 ) -> list[tuple[float, float]]:
     """Return where each found clip is most like the query: seconds in the clip, and in the query."""
     mel = collection.store.mel
-    longest = max(mel.seconds(collection.table["frames"].iloc[found].max()), 0)
+    longest = mel.seconds(collection.table["frames"].iloc[found].max())
     windows = Windows(collection.features, mel, max(mel.seconds(EVAL_HOP_FRAMES), longest / MOST_SEGMENTS))
     if row is not None:
         vectors = windows.of_store(collection.store, np.concatenate([[row], found]))

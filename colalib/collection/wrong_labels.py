@@ -44,7 +44,7 @@ def label_probabilities(vectors: np.ndarray, y: np.ndarray, groups: np.ndarray) 
         for train, test in folds.split(x, y, groups):
             if len(set(y[train])) < 2:
                 continue
-            pca = PCA(min(COMPONENTS, len(train) - 1), random_state=0)
+            pca = PCA(min(COMPONENTS, len(train) - 1, x.shape[1]), random_state=0)
             probe = make_pipeline(StandardScaler(), pca, LogisticRegression(C=C, max_iter=300))
             known = np.searchsorted(classes, probe.fit(x[train], y[train]).classes_)
             probability[np.ix_(test, known)] = probe.predict_proba(x[test])

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 from colalib.course.profiles import profile, store
@@ -173,9 +174,7 @@ def stripped(content):
     Figures stay, and of widgets the picture that stands in for them. Audio becomes a line of text. Progress
     bars, timings and widget state go.
     """
-    import nbformat
-
-    content = nbformat.from_dict(json.loads(json.dumps(content)))
+    content = deepcopy(content)
     content.metadata.pop("widgets", None)
     for cell in content.cells:
         cell.metadata.pop("execution", None)

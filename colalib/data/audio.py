@@ -70,7 +70,9 @@ class MelConfig:
 
 
 def load_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
-    """Decode a file, mix it to mono and resample it; return float32 [samples] in [-1, 1].
+    """Decode a file, mix it to mono and resample it; return float32 [samples].
+
+    ±1 is full scale, which files of floats may exceed.
 
     Reads what libsndfile and FFmpeg read. Resamples by soxr HQ, librosa's default. Raises `Unusable` if the
     file is missing, not audio, cut short, shorter than 0.1 s, silent (peak under -80 dBFS), or has NaN or
@@ -155,11 +157,6 @@ def to_mp3(wave: np.ndarray) -> bytes:
     part = np.clip(wave[: int(PREVIEW * 16_000)], -1, 1)
     soundfile.write(file, part, 16_000, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.8)
     return file.getvalue()
-
-
-def preview(path: Path) -> bytes:
-    """Return an MP3 of a recording's first 6 s; nothing if it cannot be read."""
-    return previews_of_file(path, [0.0])[0]
 
 
 def previews(places: Iterable[tuple[Path, float]]) -> Iterator[bytes]:

@@ -39,7 +39,9 @@ class Unusable(Exception):
 
 
 def decode(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """Return a file's sample rate in Hz and its samples in blocks, float32 [samples, channels] in [-1, 1].
+    """Return a file's sample rate in Hz and its samples in blocks, float32 [samples, channels].
+
+    ±1 is full scale, which files of floats may exceed.
 
     Raises `Unusable`, now or while blocks are read, if the file is missing, not audio, or cut
     short. Raises `OSError` for errors of the machine: no permission, too many open files, a broken
@@ -126,13 +128,14 @@ def _with_ffmpeg(file: BinaryIO) -> Iterator:
         stream = container.streams.audio[0]
         rate = check_rate(stream.codec_context.sample_rate)
         yield rate
-        held, values, samples = [], 0, 0
+        held, values, samples, channels = [], 0, 0, 0
         for frame in _frames(container, stream):
             if frame.sample_rate != rate:
                 raise Unusable("several recordings with different sample rates in one file: split it")
             block = _samples_of(frame)  # [samples, channels]
-            if held and held[0].shape[1] != block.shape[1]:
-                block = block.mean(axis=1, keepdims=True).repeat(held[0].shape[1], axis=1)
+            channels = channels or block.shape[1]  # those of the first frame
+            if block.shape[1] != channels:
+                block = block.mean(axis=1, keepdims=True).repeat(channels, axis=1)
             held.append(block)
             values += block.size
             samples += len(block)
@@ -142,7 +145,8 @@ def _with_ffmpeg(file: BinaryIO) -> Iterator:
                 held, values = [], 0
         if not samples:
             raise Unusable("unreadable: no sound could be decoded")
-        yield np.concatenate(held) if held else np.zeros((0, 1), np.float32)
+        if held:
+            yield np.concatenate(held)
         promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
         if not promised and container.duration:
             promised = container.duration / av.time_base
@@ -161,7 +165,7 @@ def _frames(container, stream) -> Iterator:
 
 
 def _samples_of(frame) -> np.ndarray:
-    """Return a frame of FFmpeg as float32 [samples, channels] in [-1, 1]."""
+    """Return a frame of FFmpeg as float32 [samples, channels]."""
     x = frame.to_ndarray()  # [channels, samples], or [1, samples × channels]
     channels = frame.layout.nb_channels
     x = x.T if frame.format.is_planar else x.reshape(-1, channels)

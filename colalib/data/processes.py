@@ -64,9 +64,16 @@ def worker_errors():
         raise
 
 
+def number_of(jobs: int, tasks: int) -> int:
+    """Return how many processes share so many tasks. Raises `UserError` if `jobs` is 0."""
+    if jobs == 0:
+        raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
+    return min(joblib.effective_n_jobs(jobs), max(tasks, 1))
+
+
 def parallel(jobs: int, tasks: int) -> joblib.Parallel:
     """Return what runs so many tasks in `jobs` processes, and yields each result when it is there."""
-    workers = min(joblib.effective_n_jobs(jobs), max(tasks, 1))
+    workers = number_of(jobs, tasks)
     try:
         return joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
     except ValueError:  # a backend that returns all results at the end

@@ -3,7 +3,7 @@
 `build` fills it from a corpus in parallel and lists what it could not use. `MelStore` opens it, for
 `clips`, `training` and `evaluation`, at a cost that does not depend on its size.
 
-    config.json       corpus, MelConfig, fingerprint of the table of clips, versions
+    config.json       corpus, MelConfig, fingerprint of the table of clips, folder of the audio, versions
     frames-00000.npy  a shard: float16 [frames, n_mels] of consecutive clips
     rows-00000.csv    what became of each file of a shard; only while the store is not complete
     files.csv         the same of all files, and the state in which each was read
@@ -11,6 +11,7 @@
     duplicates.csv    clips whose frames are equal to another clip's
     clips.csv         one row per clip: shard, start, frames, and the corpus' columns;
                       written last, it marks a complete store
+    embeddings/       of `search`, `audit` and the like, kept for the next call
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tqdm.auto import tqdm
 from colalib.data import audio
 from colalib.data.audio import MelConfig
 from colalib.data.corpus import SUPERSET_OF, Corpus
-from colalib.data.processes import CRASHED, crashing, parallel, silent_decoder, worker_errors
+from colalib.data.processes import CRASHED, crashing, number_of, parallel, silent_decoder, worker_errors
 from colalib.data.tables import read_table, write_table
 from colalib.errors import UserError, first_line
 from colalib.files import (
@@ -103,8 +104,7 @@ def build(
     out = Path(os.path.abspath(out))
     if corpus.clips.empty:
         raise UserError(f"{corpus.root}: no clips there that belong to {corpus.name}")
-    if jobs == 0:
-        raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
+    number_of(jobs, len(corpus.clips))  # 0 is refused before anything is written
     content = _config(corpus, config)
     if (out / "config.json").exists() and (out / "clips.csv").exists():
         _check_config(out, content)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed
 
 from colalib.data import audio, corpora
 from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips
 from colalib.data.corpus import AUDIO, Corpus
-from colalib.data.processes import CRASHED, crashing, worker_errors
+from colalib.data.processes import CRASHED, crashing, number_of, worker_errors
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.data.store import NUMBERS, MelStore, is_store, log_mel_of_file, open_store, to_stored
 from colalib.errors import UserError
@@ -237,20 +237,17 @@ class DecodedFiles:
     """
 
     def __init__(self, corpus: Corpus, decode: Callable[[Path], tuple], jobs: int):
-        if jobs == 0:
-            raise UserError("0 processes cannot do anything: name 1 or more, or -1 for all cores")
+        self.processes = number_of(jobs, len(corpus.clips))
         self.corpus = corpus
         self.decode = decode
-        self.jobs = jobs
         self.reasons: list[str] = []  # "" for a usable file
 
     def __iter__(self) -> Iterator[np.ndarray]:
         root = Path(os.path.abspath(self.corpus.root))
         paths = [root / path for path in self.corpus.clips["path"]]
-        processes = min(effective_n_jobs(self.jobs), max(len(paths), 1))
-        parallel = Parallel(n_jobs=processes)
-        for start in range(0, len(paths), FILES_PER_PROCESS * processes):
-            part = paths[start : start + FILES_PER_PROCESS * processes]
+        parallel = Parallel(n_jobs=self.processes)
+        for start in range(0, len(paths), FILES_PER_PROCESS * self.processes):
+            part = paths[start : start + FILES_PER_PROCESS * self.processes]
             with worker_errors():
                 decoded = self.decode_all(part, parallel)
             self.reasons += [reason for _, reason in decoded]

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from colalib.data import audio
 from colalib.errors import UserError
@@ -21,10 +21,8 @@ from colalib.files import atomic, check_ours
 NEIGHBOURS = 15  # of a row in a .parquet file, as many as UMAP looks at
 
 
-def embed_to_file(
-    source: str | Path, encoder: str | Path, out: Path | str, accelerator: str = "auto", **options
-) -> Embedded:
-    """Write `embed` to a file, and return it.
+def embed_to_file(source: str | Path, encoder: str | Path, out: Path | str, **options) -> Embedded:
+    """Write `embed` to a file, and return it. `options` are those of `embed`.
 
     An .npz file holds clip_id, embedding float32 [n, d], and the table's other columns as fixed-width text
     (no pickle); `start` is float64. A .parquet file is described at `write_parquet`. A column whose name is
@@ -34,7 +32,7 @@ def embed_to_file(
     if parquet and not find_spec("pyarrow"):
         raise UserError(".parquet needs pyarrow: pip install pyarrow, or name a file that ends in .npz")
     check_ours(Path(out), b"PAR1" if parquet else b"PK\x03\x04")
-    embedded = embed(source, encoder, accelerator, **options)
+    embedded = embed(source, encoder, **options)
     (write_parquet if parquet else write_npz)(embedded, Path(out))
     return embedded
 
@@ -83,9 +81,8 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
     x, y = layout(vectors, metric="cosine", init="pca").astype(np.float32).T.copy()
     columns |= {"projection_x": pa.array(x), "projection_y": pa.array(y)}
     if len(vectors) > 1:
-        scaled = StandardScaler().fit_transform(vectors)
         ids = neighbours(vectors, np.arange(len(vectors)), NEIGHBOURS)  # [n, k]
-        unit = scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-9)
+        unit = normalize(StandardScaler().fit_transform(vectors))
         distances = np.stack([1 - unit[near] @ row for near, row in zip(ids, unit)])
         parts = [as_lists(ids), as_lists(distances.astype(np.float32))]
         columns["neighbors"] = pa.StructArray.from_arrays(parts, ["ids", "distances"])

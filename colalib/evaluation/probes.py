@@ -15,11 +15,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import entropy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
 
@@ -102,8 +103,7 @@ def neighbours(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
     the same tune, or another sentence of the same speaker, is near for reasons that do not matter
     here. There are fewer columns if a group leaves fewer others.
     """
-    x = StandardScaler().fit_transform(x)
-    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-9
+    x = normalize(StandardScaler().fit_transform(x))
     groups = pd.factorize(np.asarray(groups))[0]
     k = min(k, len(x) - np.bincount(groups).max())
     blocks = []
@@ -124,8 +124,7 @@ def effective_rank(x: np.ndarray) -> float:
     """
     values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
     values = values[values > 1e-6 * np.linalg.norm(x)]  # float32's rounding is no direction
-    shares = values / values.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    return float(np.exp(entropy(values)))
 
 
 def evaluate_features(

@@ -106,10 +106,18 @@ def fit(
     schedule = Schedule(config, total_steps(config, steps_per_epoch))
     loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
     bar = ProgressBar(out.name, schedule, progress and is_main_process())
-    best = best_checkpoint(out, module.monitor)
+    metric, mode = module.monitor
+    best = ModelCheckpoint(
+        dirpath=out,
+        filename="best",
+        monitor=metric,
+        mode=mode,
+        save_weights_only=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
     callbacks = [schedule, *more_callbacks, LastCheckpoint(last, schedule), bar, best]
     if getattr(config, "patience", None):
-        metric, mode = module.monitor
         callbacks.append(EarlyStopping(metric, mode=mode, patience=config.patience))
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
@@ -155,19 +163,6 @@ def read_position(last: Path) -> tuple[int, float]:
         return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
     except (KeyError, TypeError):
         raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
-
-
-def best_checkpoint(out: Path, monitor: tuple[str, str]) -> ModelCheckpoint:
-    """Return the callback that keeps best.ckpt."""
-    return ModelCheckpoint(
-        dirpath=out,
-        filename="best",
-        monitor=monitor[0],
-        mode=monitor[1],
-        save_weights_only=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
 
 
 def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: ModelCheckpoint) -> None:

@@ -1,8 +1,8 @@
 """What a learner chose in the widgets: kept in `choices.json` beside the course's runs, so that it outlives
 the kernel.
 
-The file holds an entry per widget, and under "encoder" the run that the next notebooks use. It may be
-damaged, or come from somebody else: what is not as expected is passed over where it is read.
+The file holds an entry per widget, the solved exercises, and under "encoder" the run that the next notebooks
+use. It may be damaged, or come from somebody else: what is not as expected is passed over where it is read.
 """
 
 from __future__ import annotations

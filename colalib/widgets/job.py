@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from colalib.errors import UserError
-from colalib.files import write_json
+from colalib.files import read_json, write_json
 from colalib.training.runs import Run
 
 # A kernel ignores SIGINT between cells, and its children would inherit that. Once the training runs,
@@ -73,11 +72,9 @@ class Job:
 
     def recorded(self) -> dict:
         """Return what the record says; nothing without a record, or if it is damaged."""
-        try:
-            record = json.loads(self.record.read_text("utf-8"))
-            return record if isinstance(record, dict) else {}
-        except (OSError, ValueError, RecursionError):
-            return {}
+        with suppress(OSError, UserError):
+            return read_json(self.record, "a training")
+        return {}
 
     def given(self) -> list[str]:
         """Return the arguments that the run was begun with; nothing if they are not known."""

@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 from sklearn.preprocessing import StandardScaler
 
 from colalib.data import audio
-from colalib.data.audio import preview, previews, to_mp3
+from colalib.data.audio import previews, previews_of_file, to_mp3
 from colalib.data.corpus import Corpus
+from colalib.data.splits import RESERVED_COLUMNS
 from colalib.data.store import MelStore
 from colalib.evaluation import embed, neighbours, plots
 from colalib.files import atomic, checkout, fingerprint, runs_folder
@@ -160,7 +161,7 @@ def stand_in(path: Path, folder: Path) -> Path:
     if plays and not copy.exists():
         with suppress(OSError):  # on another disk, or a file system without hard links
             copy.hardlink_to(path)
-    if not copy.exists() and (sound := preview(path)):
+    if not copy.exists() and (sound := previews_of_file(path, [0.0])[0]):
         with suppress(OSError), atomic(copy) as file:  # without room on the disk a map without this sound
             file.write(sound)
     return copy
@@ -169,11 +170,8 @@ def stand_in(path: Path, folder: Path) -> Path:
 def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Return where a recording [samples] lies on a map (x, y), and the numbers of its k nearest clips.
 
-    Nearest in the space itself, by cosine similarity of standardised features. Raises `ValueError` for a
-    space without an encoder.
+    Nearest in the space itself, by cosine similarity of standardised features.
     """
-    if space.encoder is None:
-        raise ValueError("this space has no encoder to embed a recording with")
     embedding = embed((wave, store.mel.sample_rate), space.encoder).vectors  # [1, d]
     scaler = StandardScaler().fit(space.features)
     new = scaler.transform(embedding)
@@ -199,9 +197,9 @@ class EmbeddingMap(parts.WidgetWithFallback):
     list them and play them in turn. Lines lead to the k clips that are nearest in the space itself; the
     clip's own group is left out.
 
-    `spaces`: name → `Space`, one or two. `columns`: those of the store's table to colour by (default: all
-    with 2 to 20 values). If all spaces have an encoder, you can add a recording of your own. Sounds play
-    without a kernel: they are in the page (up to 500 clips) or files on the Jupyter server.
+    `spaces`: name → `Space`, one or two. `columns`: those of the store's table to colour by (default: label,
+    and all with 2 to 20 values). If all spaces have an encoder, you can add a recording of your own. Sounds
+    play without a kernel: they are in the page (up to 500 clips) or files on the Jupyter server.
     """
 
     def __init__(
@@ -309,7 +307,7 @@ def colour_columns(clips: pd.DataFrame, first: Sequence[str] = ()) -> list[str]:
     The columns in `first` come first, however many values they have. A column in which every clip has its
     own value, as a name, says nothing.
     """
-    others = [column for column in clips if column not in ("shard", "start", *first)]
+    others = [column for column in clips if column not in RESERVED_COLUMNS.union(first)]
     most = min(20, len(clips) - 1)
     return [*first, *(c for c in others if c == "label" or 2 <= clips[c].nunique() <= most)]
 

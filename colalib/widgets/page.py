@@ -28,13 +28,12 @@ from colalib.data.splits import check_column
 from colalib.data.store import MelStore, is_store
 from colalib.errors import UserError
 from colalib.evaluation import embed
-from colalib.evaluation.embedding import corpus_of
 from colalib.evaluation.flattening import layout
 from colalib.files import MAP_GENERATOR, atomic, check_ours, check_writable, fingerprint
 from colalib.widgets.maps import colour_columns, make_page
 
-MOST_INSIDE = 300  # MB of sounds in a page, and below of the whole: browsers hold no longer text
-LARGEST = 450_000_000  # characters
+MOST_INSIDE = 300  # MB of sounds in a page
+LARGEST = 450_000_000  # characters of a page: browsers hold no longer text
 
 # What belongs to ipywidgets' own protocol, and not to the page
 PROTOCOL = {"layout", "tabbable", "tooltip"}
@@ -187,14 +186,14 @@ def write_map(
     check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
-    store = MelStore(source) if is_store(source) else None
-    root = store.audio_root() if store else corpus_of(source).root
+    if is_store(source):
+        MelStore(source).audio_root()  # must be there: a map is to be heard
     embedded = embed(source, encoder, **options)
     clips = embedded.clips
     for label in labels:
         check_column(clips, label)
     folder = out.with_name(f"{out.stem}-sounds")
-    sounds = write_sounds([root / path for path in clips["path"]], folder, int(inside * 1e6 * 3 / 4))
+    sounds = write_sounds([embedded.root / path for path in clips["path"]], folder, int(inside * 1e6 * 3 / 4))
     # name → features and places; the name stands above the map
     spaces = {f"encoder: {encoder}": (embedded.vectors, layout(embedded.vectors))}
     columns = colour_columns(clips, list(dict.fromkeys(labels)))

@@ -184,16 +184,20 @@ class PairPlayer(parts.WidgetWithFallback):
         words = "Which candidate comes from the anchor's clip?" if hidden else self.standing()
         self.verdict.value = words if quiz else ""
 
+    def cosines(self, question: Question) -> dict[str, np.ndarray]:
+        """Return how similar every encoder finds the anchor to each candidate."""
+        anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(question.crops()))
+        # loaded at the first answer: who only listens does not need it
+        self.encoders = self.encoders or {"default": open_run("default").load_encoder()}
+        return {name: similarities(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
+
     def answer(self, button: w.Button) -> None:
         """Count an answer beside those of the encoders, and show what was right."""
         if self.answered:  # pressed twice
             return
         self.answered = True
+        cosines = self.cosines(self.question)
         chosen = {"you": self.choose.index(button)}
-        anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(self.question.crops()))
-        # loaded at the first answer: who only listens does not need it
-        self.encoders = self.encoders or {"default": open_run("default").load_encoder()}
-        cosines = {name: similarities(encoder, anchor, candidates) for name, encoder in self.encoders.items()}
         chosen |= {name: int(row.argmax()) for name, row in cosines.items()}
 
         def count(kept: dict) -> dict:
@@ -281,11 +285,9 @@ class PairPlayer(parts.WidgetWithFallback):
         items = []
         for number in range(1, quiz.QUESTIONS + 1):
             question = draw(self.store, rng, len(self.choose), self.rows)
-            crops = question.crops()
-            anchor, *candidates = (self.altered(i, place) for i, (_, place) in enumerate(crops))
-            cosines = {name: similarities(e, anchor, candidates) for name, e in self.encoders.items()}
-            chosen = {name: int(row.argmax()) for name, row in cosines.items()}
-            cards = [self.card(i, role, place, hidden=True) for i, (role, place) in enumerate(crops)]
+            chosen = {name: int(row.argmax()) for name, row in self.cosines(question).items()}
+            crops = enumerate(question.crops())
+            cards = [self.card(i, role, place, hidden=True) for i, (role, place) in crops]
             origins = [self.origin(place) for place in question.candidates]
             items.append(quiz.question_html(number, cards, origins, question.answer, chosen))
         return {"html": quiz.quiz_html(items)}
@@ -296,14 +298,13 @@ class PairPlayer(parts.WidgetWithFallback):
 
 
 def valid_score(kept: dict) -> dict[str, list[int]]:
-    """Return the score that is kept, name → [right, asked], without what is no score."""
-    return {name: counts for name, counts in kept.items() if is_count(counts)}
-
-
-def is_count(counts) -> bool:
-    """Return whether these are two whole numbers, [right, asked], that a person can have reached."""
-    whole = isinstance(counts, list) and [type(number) for number in counts] == [int, int]
-    return whole and 0 <= counts[0] <= counts[1] < 1_000_000
+    """Return the score that is kept, name → [right, asked], without what no person can have reached."""
+    pairs = {
+        name: counts
+        for name, counts in kept.items()
+        if isinstance(counts, list) and [type(number) for number in counts] == [int, int]
+    }
+    return {name: counts for name, counts in pairs.items() if 0 <= counts[0] <= counts[1] < 1_000_000}
 
 
 def clips_to_ask(store: MelStore, candidates: int) -> np.ndarray:

@@ -12,6 +12,8 @@ from colalib.collection import audit, levels, page
 from colalib.collection.audit import KINDS
 from colalib.collection.duplicates import align, changes
 from colalib.collection.levels import measure
+from colalib.collection.wrong_labels import label_probabilities
+from colalib.data import decoding
 from colalib.data.audio import log_mel
 from colalib.data.tables import read_table
 
@@ -206,6 +208,23 @@ def test_a_split_that_we_drew_is_not_leaked_across(tmp_path):
     assert audit(tmp_path, encoder="mel-stats", jobs=1).counts()["duplicate"] == 1
     (tmp_path / "index.csv").write_text("path,split\na.wav,train\nb.wav,test\n")
     assert audit(tmp_path, encoder="mel-stats", jobs=1).counts()["leakage"] == 1
+
+
+def test_a_small_encoder_is_audited_too(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.repeat(["a", "b"], 100).astype(object)
+    vectors = rng.normal(size=(200, 3)) + 3 * (y == "a")[:, None]  # fewer columns than components
+    found = label_probabilities(vectors, y, np.arange(200))
+    assert (found["best"] == y).mean() > 0.9
+
+
+def test_levels_where_the_channels_change_within_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "BLOCK_SECONDS", 0.5)
+    with open(tmp_path / "joined.mp3", "wb") as joined:
+        for channels in (2, 1):
+            soundfile.write(tmp_path / "part.mp3", np.tile(tone(300, 2.0, 0)[:, None], channels), RATE)
+            joined.write((tmp_path / "part.mp3").read_bytes())
+    assert measure(tmp_path / "joined.mp3").seconds == pytest.approx(4, abs=0.2)
 
 
 def test_levels_do_not_depend_on_the_blocks_that_are_read(tmp_path, monkeypatch):

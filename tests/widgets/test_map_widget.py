@@ -13,6 +13,7 @@ from colalib import evaluation, widgets
 from colalib.data import audio
 from colalib.widgets import maps
 from colalib.widgets.choices import change_choice
+from colalib.widgets.maps import colour_columns
 
 
 @pytest.mark.slow
@@ -74,6 +75,12 @@ def test_a_column_that_is_not_there_is_passed_over(corpus, mel_store, space, col
     shown.page.column = "label"
     again = widgets.embedding_map(corpus, mel_store, {"a": space}, ["parity", "label"])
     assert again.page.column == "label"
+
+
+def test_columns_of_the_store_itself_are_no_colours(mel_store):
+    clips = mel_store.clips.assign(frames=np.arange(len(mel_store)) % 5)
+    assert {"label", "parity"} <= {*colour_columns(clips)}
+    assert not {"shard", "start", "frames"} & {*colour_columns(clips)}
 
 
 ODD_PATHS = {

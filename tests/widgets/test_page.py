@@ -110,7 +110,7 @@ def test_a_map_of_a_folder_has_all_that_its_page_needs(sounds, tmp_path, flat):
 
 def test_sounds_that_do_not_fit_lie_beside_the_page(sounds, tmp_path, flat):
     out = tmp_path / "map.html"
-    mp3 = len(maps.preview(sounds / "0.wav"))
+    mp3 = len(maps.previews_of_file(sounds / "0.wav", [0.0])[0])
     written = page.write_map(sounds, out, "mel-stats", inside=3.5 * mp3 * 4 / 3 / 1e6)
     held = traits(out)
     assert (written.inside, written.beside) == (3, 5)

@@ -109,3 +109,8 @@ def test_a_page_without_a_kernel_gets_a_quiz(corpus, mel_store, monkeypatch):
     assert html.count("<audio") == 2 * 5
     assert "random chose candidate" in html
     assert read_settings("quiz") == {}, "nobody has answered"
+
+
+def test_a_page_without_a_kernel_has_the_default_encoder(corpus, mel_store, monkeypatch):
+    monkeypatch.setattr(pairs.quiz, "QUESTIONS", 1)
+    assert "default chose candidate" in widgets.pair_player(corpus, mel_store).without_kernel()["html"]

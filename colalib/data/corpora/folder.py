@@ -25,7 +25,7 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     name = name or root.resolve().name
     index = root / "index.csv"
     if index.is_file() and labels is None:
-        corpus = Corpus(name, root, read_index(index))
+        corpus = Corpus(name, root, tidy(read_cells(index), index))
         unnamed = set(filter(is_audio, visible_files(root, onerror=None))) - {*corpus.clips["path"]}
         if unnamed:
             first = min(unnamed)
@@ -67,11 +67,6 @@ def describe_others(paths: list[str]) -> str:
     shown = [f"{ending} {count}" for ending, count in endings.most_common(5)]
     rest = ", …" if len(endings) > len(shown) else ""
     return f"{len(paths)} other files were not looked at: {', '.join(shown)}{rest}"
-
-
-def read_index(index: Path) -> pd.DataFrame:
-    """Return the table in index.csv, every column as text. Raises `UserError`."""
-    return tidy(read_cells(index), index)
 
 
 def read_cells(index: Path) -> pd.DataFrame:

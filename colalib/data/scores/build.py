@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from joblib import Parallel, delayed
+from joblib import delayed
 from tqdm.auto import tqdm
 
+from colalib.data.processes import number_of, parallel
 from colalib.data.scores import CLIPS_PER_CLASS, reading
 from colalib.data.scores.reading import CLASSES, Piece
 from colalib.data.scores.rendering import RATE, render
@@ -75,6 +76,7 @@ def build(
     root = Path(root)
     if clips_per_class < 1:
         raise UserError(f"clips_per_class is {clips_per_class}: a class needs at least one clip")
+    number_of(jobs, 1)  # 0 is refused before anything is written
     config = {"version": VERSION, "seed": seed, "clips_per_class": clips_per_class}
     if is_complete(root, config):
         return  # needs neither a lock nor the right to write
@@ -210,7 +212,6 @@ def run(task: Callable, arguments: list[tuple], jobs: int, text: str, progress: 
     """Call `task(*a)` for each `a` of `arguments` in `jobs` processes, with a progress bar."""
     if not arguments:
         return  # not even a bar
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    results = parallel(delayed(task)(*a) for a in arguments)
+    results = parallel(jobs, len(arguments))(delayed(task)(*a) for a in arguments)
     for _ in tqdm(results, desc=text, total=len(arguments), disable=not progress):
         pass

@@ -45,7 +45,7 @@ class Manner:
 
     beat: tuple[float, float] | None = None  # beats per minute; None: tempo from `onset_gap`
     onset_gap: tuple[float, float] = (0.2, 0.4)  # median seconds between onsets, without `beat`
-    swing: tuple[float, float] = (0.5, 0.5)  # share of the beat that the first of two halves takes
+    swing: tuple[float, float] = (0.5, 0.5)  # share of a quarter note that its first quaver takes
     families: tuple[str, ...] = ()  # those that play it `PREFERENCE` times as often as another
     accompanied: float = 0.0  # probability of chords and bass
     drums: float = 0.0  # probability of a drum kit, where accompanied
@@ -269,8 +269,8 @@ def make_note(bank: int, program: int, key: int, velocity: float, start: float, 
 def chords_of(bar: float, metre: str, notes: list[WrittenNote], sharps: int) -> list[tuple]:
     """Return the chords of a bar: start, end, and pitch classes from the root up.
 
-    There are two in duple time, otherwise one. Each is the triad of the key that shares the most
-    sounding time with the notes.
+    There are two in duple time, 6/8 and 12/8, otherwise one. Each is the triad of the key that shares the
+    most sounding time with the notes.
     """
     length = bar_length(metre)
     parts = 2 if metre_class(metre) == "duple" or metre in ("6/8", "12/8") else 1
