@@ -16,7 +16,7 @@ from colalib.collection.levels import SILENT_DB, Levels, measure
 from colalib.collection.opening import NO_LENGTH, Collection, open_collection, scale_of
 from colalib.collection.wrong_labels import label_probabilities
 from colalib.data.audio import PREVIEW
-from colalib.data.processes import worker_errors
+from colalib.data.processes import number_of, worker_errors
 from colalib.data.splits import check_column
 from colalib.evaluation.probes import neighbours
 
@@ -191,7 +191,7 @@ def levels(collection: Collection, jobs: int, notes: list[str]) -> list[dict]:
         return []
     paths = [Path(collection.audio).absolute() / path for path in collection.table["path"]]
     with worker_errors():
-        measured = Parallel(n_jobs=jobs)(delayed(measure)(path) for path in paths)
+        measured = Parallel(n_jobs=number_of(jobs, len(paths)))(delayed(measure)(path) for path in paths)
     if gone := sum(m is None for m in measured):
         notes.append(f"levels of {gone} clips were not measured: their files can no longer be read")
     return [

@@ -128,8 +128,8 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
         "difference": w.FloatSlider(
             3.2, min=0.2, max=15, step=0.2, description="true difference (points)", **SLIDER
         ),
-        "alone": w.IntSlider(30, min=2, max=80, step=2, description="one alone is right (%)", **SLIDER),
-        "churn": w.IntSlider(10, min=0, max=60, step=2, description="of these, churn (%)", **SLIDER),
+        "d": w.IntSlider(30, min=2, max=80, step=2, description="d: one alone is right (%)", **SLIDER),
+        "c": w.IntSlider(10, min=0, max=60, step=2, description="c: churn (% of all clips)", **SLIDER),
         "scatter": w.FloatSlider(
             1.5, min=0, max=6, step=0.5, description="scatter of runs (points)", **SLIDER
         ),
@@ -140,16 +140,16 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
 
 
 def power(
-    n: np.ndarray, difference: float, alone: float, churn: float, scatter: float, seeds: int
+    n: np.ndarray, difference: float, d: float, c: float, scatter: float, seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the half width of a paired 95% interval in points, and the power in %, for n test clips.
 
-    All but n and `seeds` are in points or % of the clips. `alone`: right by one of two runs, one of each
-    model. `churn`: right by one of two runs of one model (the mean of both models). It is a part of `alone`
-    that averages out over runs; what is left of it after few runs is in their `scatter`, the standard
-    deviation of a run's accuracy.
+    All but n and `seeds` are in points or % of all clips. d: right by one of two runs, one of each model.
+    c: churn, right by one of two runs of one model (the mean of both models). It is a part of d that
+    averages out over runs; what is left of it after few runs is in their `scatter`, the standard deviation
+    of a run's accuracy.
     """
-    clips = np.maximum((alone - churn) / 100 - (difference / 100) ** 2, 0) / n
+    clips = np.maximum((d - c) / 100 - (difference / 100) ** 2, 0) / n
     error = 100 * np.sqrt(clips + 2 * (scatter / 100) ** 2 / seeds)
     z = difference / error
     return 1.96 * error, 100 * (norm.cdf(z - 1.96) + norm.cdf(-z - 1.96))

@@ -100,7 +100,7 @@ print(f"profile {profile.name}: {profile.clips_per_class} clips of each of 8 kin
 #
 # Each clip is one take, and the tunes are divided into three **splits**: to train on, to look and choose with
 # (**validation**), and to test with at the very end. We ask with the clips of the validation split. The test clips stay
-# closed until notebook 5. You need not understand the next two cells yet: run them, and listen.
+# closed until notebook 5. You need not understand the code of the next cells yet: run them, and listen.
 
 # %%
 widgets.guess(
@@ -204,8 +204,9 @@ _ = axes[1].legend()
 #
 # ### Your turn: frames_of · easy · 10 minutes · core
 # Cut a waveform into frames of `n_fft` samples, one every `hop` samples. `n_fft` is the length of the Fourier
-# transform, 1,024 samples here. That is longer than a frame of 400: we cut a longer piece around the same centre, and the
-# window, zero outside its 400 samples, takes away the rest. *FFT length* below says what the rest is for.
+# transform, 1,024 samples here. That is longer than the 25 ms (400 samples) that we want to look at: we cut a longer piece
+# around the same centre, and the window, zero outside its 400 samples, takes away the rest. *FFT length* below says what the
+# rest is for.
 #
 # Frame t has sample t · hop as its centre. The first and the last frames stick out of the sound: fill with zeros. Take
 # every t for which t · hop is at most the number of samples.
@@ -685,8 +686,8 @@ print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 
 # %% [markdown]
 # A clip is refused if it can't be decoded, is shorter than 0.1 s, holds NaN or infinite samples, or is silent: its largest
-# sample lies under −80 dBFS, which is 80 dB below the full scale of ±1. (A decoder may print warnings of its own before it gives up.) The build goes on with the other
-# clips. Each refused clip has a line in `quarantine.csv`.
+# sample lies under −80 dBFS, which is 80 dB below the full scale of ±1. (A decoder may print warnings of its own before it
+# gives up.) The build goes on with the other clips. Each refused clip has a line in `quarantine.csv`.
 #
 # ## Recap
 # You can now

@@ -312,14 +312,14 @@ print(f"cosine with temperature: {ours:.4f}, as colalib's objective; ln B = {np.
 #
 # $$s(x, x') = g(x)^\top W\, g(x') / \sqrt{512}, \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
 #
-# (g(x) is short for g(h(x)).)
-# W can turn directions up that identify a recording and turn others down. It is not bounded, so it sets its own
-# temperature. With W the identity, where ours starts, this is a plain dot product. In the paper it beats the cosine
-# clearly: a linear probe reaches 74.3% on average over nine tasks, against 67.2%. (A **linear probe**: no weight of the
-# encoder moves, it is *frozen*, and one linear layer learns the classes from h. Its accuracy tells what h holds.) How much of this
-# is due to W? These numbers do not say. In the paper's published code, as here, the LayerNorm and the tanh of g belong to
-# the bilinear variant alone, and the cosine's g is linear. So three things change at once: W, the shape of g, and a scale
-# that is learned instead of fixed by τ. Section 8 tries W and τ alone; the shape of g stays bound to the kind of scale.
+# (g(x) is short for g(h(x)).) W can turn directions up that identify a recording and turn others down. It is not bounded,
+# so it sets its own temperature. With W the identity, where ours starts, this is a plain dot product. In the paper it beats
+# the cosine clearly: a linear probe reaches 74.3% on average over nine tasks, against 67.2%. (A **linear probe**: no weight
+# of the encoder moves, it is *frozen*, and one linear layer learns the classes from h. Its accuracy tells what h holds.)
+# How much of this is due to W? These numbers do not say. In the paper's published code, as here, the LayerNorm and the tanh
+# of g belong to the bilinear variant alone, and the cosine's g is linear. So three things change at once: W, the shape of
+# g, and a scale that is learned instead of fixed by τ. Section 8 tries W and τ alone; the shape of g stays bound to the
+# kind of scale.
 #
 # ### Your turn: bilinear · easy · 10 minutes · core
 # Write the similarity of every anchor with every positive. Mind the order: W stands between the anchor on its left and
@@ -689,7 +689,9 @@ print(
 # %% [markdown]
 # The loss may start above its dashed line: that is the confident guesser of section 6. A twentieth of the clips,
 # whole tunes, was held out for validation pairs. Careful: this is not the `valid` split of notebook 1. Pre-training needs
-# no labels, so it hears `train` and `valid` together, and holds out a few of their tunes to choose its weights. These pairs are neither filtered nor masked and so easier to find: their
+# no labels, so it hears `train` and `valid` together, and holds out a few of their tunes to choose its weights.
+#
+# The validation pairs are neither filtered nor masked and so easier to find: their
 # curves may well look better than those of training. The dashed lines are what guessing gives.
 
 # %%
@@ -805,9 +807,9 @@ assert is_shown["bilinear, the paper's W", "bilinear, full W"]
 # - **The paper's W is worse in a short training.** It differs from ours twice: it begins as random numbers, and there is
 #   no divisor √512. This comparison can't say which of the two matters. The paper trains for 500 epochs on AudioSet.
 #
-# So in a short training no gain from W is shown: the plain dot product is not shown to be worse, and a cosine with a
-# small τ is shown to be better than the full W. Note that a dot product has a scale that is learned, too: LayerNorm in g has weights. Whether W brings more
-# in a long training, as the paper found, we can't say.
+# So in a short training no gain from W is shown: the plain dot product is not shown to be worse, and a cosine with τ = 0.05
+# is shown to be better than the full W. Note that a dot product has a scale that is learned, too: LayerNorm in g has
+# weights. Whether W brings more in a long training, as the paper found, we can't say.
 #
 # ### Together, and spread out
 # What does the training do to h? Two numbers say it ([2005.10242](https://arxiv.org/abs/2005.10242)), computed on h minus
@@ -921,8 +923,8 @@ _ = fig.colorbar(image, ax=axes, label="place of j among the answers of anchor i
 
 # %% [markdown]
 # Each row is a question, and its brightest cell is the first answer. Look for three things. A bright diagonal: pairs are
-# found. Bright columns: some segments are similar to everything; dark ones: to nothing. Bright squares along the diagonal: clips of one class
-# resemble each other, which nobody has asked for.
+# found. Bright columns: some segments are similar to everything; dark ones: to nothing. Bright squares along the diagonal:
+# clips of one class resemble each other, which nobody has asked for.
 #
 # Now in numbers, for batches of any size: a smaller batch is a part of the big matrix. The clips of one tune are not
 # independent, so the 95% bands treat each tune as one observation. The loss of the mean spectrum and of the cosine of h is
@@ -955,7 +957,7 @@ for kind in kinds:
     table[kind] = pd.DataFrame(scores).T
 table = pd.concat(table, axis=1).rename(columns={"band": "±"})
 table.loc[["mean spectrum", "random, cosine of h"], (slice(None), "loss")] = np.nan
-table.rename_axis(f"B = {b}, held-out clips").style.format("{:.3f}", na_rep="–")
+table.rename_axis(f"B = {b}, held-out clips").style.format("{:.3f}", na_rep="–").set_uuid("pairs")
 
 # %% [markdown]
 # Don't skip the baseline. On crops as they are, the mean spectrum may find nearly as many positives as the encoder, or
@@ -1088,14 +1090,14 @@ for role, side, i in (
 # look back at the false negatives of notebook 2.
 #
 # ## 10 Your own training
-# Every setting of `PretrainConfig` is an option of `python -m colalib pretrain`; the panel shows some of them, with
-# the paper's value where it has one. A training is a process of its own: it goes on while you read, and Stop loses
-# nothing that Resume can't pick up. Does the triplet loss learn something in a minute? What do 16 pairs per batch cost, and what do 256?
-# Careful with that last question: in the curves a run is validated among as many candidates as its batch has, so the
-# curves of runs with different batch sizes can't be compared. The table can: it judges the last weights of every run
-# on the same held-out pairs. It also says how often the nearest held-out clip has the same label, and in how many
-# directions $h$ spreads (its effective rank; 1 is a collapse). All three come from few clips: a hint, and not a result.
-# An encoder that you pick here is the one that notebooks 4 to 7 use.
+# Every setting of `PretrainConfig` is an option of `python -m colalib pretrain`; the panel shows some of them, with the
+# paper's value where it has one. A training is a process of its own: it goes on while you read, and Stop loses nothing that
+# Resume can't pick up. Does the triplet loss learn something in a minute? What do 16 pairs per batch cost, and what do 256?
+# Careful with that last question: in the curves a run is validated among as many candidates as its batch has, so the curves
+# of runs with different batch sizes can't be compared. The table can: it judges the last weights of every run on the same
+# held-out pairs. It also says how often the nearest held-out clip has the same label, and in how many directions $h$
+# spreads (its effective rank; 1 is a collapse). All three come from few clips: a hint, and not a result. An encoder that
+# you pick here is the one that notebooks 4 to 7 use.
 
 # %% tags=["widget"]
 widgets.training_panel([store.path], course.runs())

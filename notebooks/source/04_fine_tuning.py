@@ -91,8 +91,8 @@ for row in heard:
 
 # %% [markdown]
 # Pre-training has seen the clips of `train` and `valid`, always without labels, and never a test clip. Each run
-# records what it saw, so this can be checked rather than believed. (63 of these clips served only to choose its weights,
-# see notebook 3. It saw them, and took no step on them.)
+# records what it saw, so this can be checked rather than believed. (A twentieth of these clips served only to choose its
+# weights, see notebook 3. It saw them, and took no step on them.)
 
 # %%
 pretrained = open_run(encoder)
@@ -281,12 +281,12 @@ for m, frame in metrics.items():
 _ = fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %% [markdown]
-# How to read it. The dashed lines are what guessing gives: a loss of ln 8 and an accuracy of one in eight. On the
-# left, the distance between the curves in the first steps is what pre-training brought along. On the right, the band
-# shows how uncertain the accuracy is with so few validation clips. It treats clips as independent. Takes of one tune are
-# not, so the true band is wider. Where the bands overlap widely, do not read an order into the lines. If the training loss goes on falling while
-# validation stands still, the classifier has begun to learn its training clips by heart. Half a minute is hardly long
-# enough to see that; the panel below gives it more.
+# How to read it. The dashed lines are what guessing gives: a loss of ln 8 and an accuracy of one in eight. On the left, the
+# distance between the curves in the first steps is what pre-training brought along. On the right, the band shows how
+# uncertain the accuracy is with so few validation clips. It treats clips as independent. Takes of one tune are not, so the
+# true band is wider. Where the bands overlap widely, do not read an order into the lines. If the training loss goes on
+# falling while validation stands still, the classifier has begun to learn its training clips by heart. Half a minute is
+# hardly long enough to see that; the panel below gives it more.
 #
 # ### Were equal minutes a fair chance?
 # Not by themselves. A network from scratch has further to go. Where it has hardly begun to learn, it is no fair opponent:
@@ -441,7 +441,7 @@ widgets.guess(
     "Both are trained for the same short time. In our run, where was fine-tuned further ahead of scratch?",
     {
         "with few labels": "The usual promise. It supposes that scratch catches up when it has many labels, given time to learn.",
-        "the same": "In our run the lead was two to three times as large at one end.",
+        "the same": "In our run the lead was two to three times as large at one end. (One seed: that it differs is not shown.)",
         "with many labels": "So it was in our run, of one seed: scratch had too little time to use many labels.",
     },
     "with many labels",

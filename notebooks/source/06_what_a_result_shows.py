@@ -329,8 +329,8 @@ plt.show()
 # Its encoder was pre-trained on FMA-large and fine-tuned on the eight genres of FMA-small (FMA:
 # [arXiv 1612.01840](https://arxiv.org/abs/1612.01840)). Its
 # [test_accuracy.json](https://github.com/CVxTz/COLA_pytorch/blob/363e947b64c24f28cb711ad191cfa208f9b8315b/supervised_examples/test_accuracy.json)
-# says **54.3%, against 51.1% from scratch** (54.375 and 51.125 before rounding, so the difference is 3.25). There is one training of each. The test side is a fifth of the 8,000 clips,
-# drawn at random within each genre and not by artist. The predictions were not kept.
+# says 0.54375, and 0.51125 from scratch: **54.3% against 51.1%**, cut to one decimal. There is one training of each. The test
+# side is a fifth of the 8,000 clips, drawn at random within each genre and not by artist. The predictions were not kept.
 
 # %%
 widgets.guess(
@@ -434,9 +434,9 @@ print(
 # a difference of the two models, and it averages out over several runs. What is left, *d* minus the mean churn of the two
 # models, does not. Notebook 8 plans an experiment with it.
 #
-# How large must a difference be for *this* experiment to show it? Set the sliders to what was printed above (for churn and
-# scatter take the mean of the two models), then change one at a time. What helps most: more clips, or more runs? The grey
-# curve is the setting before.
+# How large must a difference be for *this* experiment to show it? Set the sliders to what was printed above (two models,
+# two numbers: for churn take the mean, for scatter the root of the mean square), then change one at a time. What helps
+# most: more clips, or more runs? The grey curve is the setting before.
 
 # %%
 widgets.power_lab(results["n_clips"])
@@ -524,10 +524,10 @@ plots.results(leak, ax, title=f"nearest neighbours, 4 folds, {leak['n_clips']:,}
 plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %% [markdown]
-# Where the two halves of a clip come apart, the score rises, but the model has not become better. Whoever
-# finds the other half of the same clip need not know anything about kinds of music. Do takes of one *tune* leak as well? The table says whether it is
-# shown here. Ours differ in instrument and key. In other corpora takes are more alike, and you cannot know it before you
-# split. So keep together all clips that could belong together.
+# Where the two halves of a clip come apart, the score rises, but the model has not become better. Whoever finds the other
+# half of the same clip need not know anything about kinds of music. Do takes of one *tune* leak as well? The table says
+# whether it is shown here. Ours differ in instrument and key. In other corpora takes are more alike, and you cannot know it
+# before you split. So keep together all clips that could belong together.
 #
 # ## 5 What matters in pre-training
 # The paper compares similarities, batch sizes, and frozen with fine-tuned encoders, by the mean accuracy of nine tasks
@@ -609,11 +609,12 @@ assert pairs["reading"].tolist() == ["fine-tuned is better", "fine-tuned is bett
 # gains 33 points" means nothing without the length of the training. And the time of the pre-training is far larger than
 # that of the classifier: who has one task only, and all these labels, may train from scratch for longer instead.
 # Pre-training pays where one encoder serves many tasks. That it gains most where labels are few is the usual promise. In our
-# short trainings it was the other way round (notebook 4, and section 6 below): scratch had no time to use many labels.
+# short trainings the lead was larger with all labels (notebook 4, and section 6 below): scratch had little time to use
+# them. That the two leads differ is not shown.
 #
 # ## 6 The same on real music
-# Everything above was judged on rendered music. Section 3 was about one pair of numbers: does pre-training help to tell the genre of
-# real music? Here that comparison is done with folds of whole artists, several seeds, and intervals.
+# Everything above was judged on rendered music. Section 3 was about one pair of numbers: does pre-training help to tell the
+# genre of real music? Here that comparison is done with folds of whole artists, several seeds, and intervals.
 #
 # **Emotify** (Aljanaki et al. 2015) has 400 songs of 30 s by 134 artists, 100 songs in each of four genres. For each of
 # five folds an encoder was pre-trained for 2,000 steps without labels: on `scores`, on the recordings that `default` has

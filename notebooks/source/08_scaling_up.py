@@ -113,8 +113,8 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 
 # %% [markdown]
 # Drawing a batch must take less time than learning from it. If it takes more, as with a fast GPU or a slow disk, other
-# processes draw ahead. Batch number *n* depends only on *n*, the seed and how many devices share it. So any process can make it, and a run that is
-# resumed sees the same batches.
+# processes draw ahead. Batch number *n* depends only on *n*, the seed and how many devices share it. So any process can
+# make it, and a run that is resumed sees the same batches.
 #
 # ## 3 More distractors: why accumulation does not help
 # When a batch does not fit into memory, the usual answer is to **accumulate gradients**: two batches of 16, one step.
@@ -331,9 +331,9 @@ for batch, processes in ((32, 2), (32, 1), (16, 1)):
     print(f"{batch} pairs, {processes} process(es): loss {loss:.2f}, guessing {np.log(batch):.2f}")
 
 # %% [markdown]
-# Each process draws crops of its own, and its batch norm sees half of the batch, so the first two losses are not equal. But both lie above ln 16 ≈ 2.77, where
-# guessing among 16 would be, and the third lies below it. So each process compares its pairs with those of the other
-# one, too.
+# Each process draws crops of its own, and its batch norm sees half of the batch, so the first two losses are not equal. But
+# both lie above ln 16 ≈ 2.77, where guessing among 16 would be, and the third lies below it. So each process compares its
+# pairs with those of the other one, too.
 #
 # ## 5 The calculator
 # From the constants above to any project: the function `cost` multiplies them, and the calculator below lets you set
@@ -457,7 +457,7 @@ for clips in (800, 2573):
 #
 # On the dashed line a difference of 3.2 points would be shown in half of all such experiments: a coin toss. For 80% the
 # half width must be below 0.7 · 3.2 = 2.2 points. On 800 clips not even twenty runs of each reach that. FMA-medium has
-# 2,573 clips in its official test side: there about ten runs of each do. The numbers *d*, *c* and the scatter are guesses here. A
+# 2,573 clips in its official test side: there five to nine runs of each do, the fewer the more of *d* is churn. The numbers *d*, *c* and the scatter are guesses here. A
 # small trial run would tell.
 #
 # ## Recap
@@ -613,13 +613,13 @@ plots.table(course.progress())
 # | gradient cache | a way to get the gradient of a large batch a chunk at a time |
 # | group | clips that belong together, such as takes of one tune, and stay on one side of a split |
 # | head | the linear layer on h that a classifier ends with |
-# | interval (95%) | the range in which the number would lie in 95% of repetitions, as far as its method can tell |
+# | interval (95%) | a range made in such a way that in 95% of repetitions of the whole experiment it holds the true number |
 # | kNN | a classifier that fits nothing: the k nearest clips with a label vote |
 # | leakage | information about the test side that reaches training |
 # | linear probe | a linear classifier on the read-out of a frozen encoder |
 # | log-mel spectrogram | the logarithm of the magnitude per mel band and frame; what the encoder gets |
 # | logits | one number per class; a softmax turns them into probabilities |
-# | margin | how much more similar than a distractor a positive must be, in the triplet loss |
+# | margin | in the triplet loss: how much more similar than a distractor a positive must be; in notebook 7: how far apart a probe's two best classes are |
 # | mel band | a range of frequencies, wider the higher it is, roughly as the ear divides them |
 # | metre | how the beats of music are grouped: in twos, in threes, or with three quick notes in each beat (compound) |
 # | paired difference | the difference of two models on the same clips, with the same groups drawn for both |
