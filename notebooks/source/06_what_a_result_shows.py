@@ -605,9 +605,9 @@ assert pairs["reading"].tolist() == ["fine-tuned is better", "fine-tuned is bett
 # %% [markdown]
 # So a part of the gain is a head start: the longer both train, the smaller it becomes. After 900 steps no difference is
 # shown any more. The seeds of scratch lie far apart there, so the interval is wide; and scratch may not be at its end. A
-# sentence such as "pre-training
-# gains 33 points" means nothing without the length of the training. And the time of the pre-training is far larger than
-# that of the classifier: who has one task only, and all these labels, may train from scratch for longer instead.
+# sentence such as "pre-training gains 33 points" means nothing without the length of the training. And the time of the
+# pre-training is far larger than that of the classifier: who has one task only, and all these labels, may train from
+# scratch for longer instead.
 # Pre-training pays where one encoder serves many tasks. That it gains most where labels are few is the usual promise. In our
 # short trainings the lead was larger with all labels (notebook 4, and section 6 below): scratch had little time to use
 # them. That the two leads differ is not shown.
