@@ -315,7 +315,8 @@ plots.table(rows.loc[[p if p in rows.index else p[::-1] for p in ends]].reset_in
 # %% [markdown]
 # Read the figure from top to bottom. In our runs the accuracy rises over the first blocks, and is lower again at the end of
 # the network; g(h) comes after h. The end is made for the pair task, and g more than h. The table says which of these steps
-# so few clips can show. It fits that COLA drops g, that h starts a fine-tuning, and that a probe here reads all blocks.
+# so few clips can show: in the run of this page, none. It fits that COLA drops g, that h starts a fine-tuning, and that a
+# probe here reads all blocks.
 #
 # The read-out does not come from pre-training alone. The score of *random* weights comes from the architecture and from
 # the mel columns, which every read-out has. Only what pre-training adds *to that* was learned.

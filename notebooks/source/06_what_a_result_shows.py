@@ -589,7 +589,7 @@ for model in ("scratch", "fine-tuned"):
     ax.fill_between(segments, *(100 * np.transpose([r["ci95"] for r in rows[model]])), alpha=0.12, **style)
 ax.axhline(100 * rows["probe"][0]["mean"], color=plots.MODELS["probe"], ls="--", label="frozen probe")
 ax.axvline(heard, color="0.6", lw=1)
-ax.annotate("pre-training of `default` ", (heard, 3), rotation=90, ha="right", color="0.5", fontsize=8)
+ax.annotate("pre-training of default ", (heard, 3), rotation=90, ha="right", color="0.5", fontsize=8)
 ax.set(xscale="log", xlabel="segments trained on", ylabel="accuracy (%)", ylim=(0, 100))
 _ = ax.legend(fontsize=8, loc="lower center", ncols=2)
 
