@@ -385,7 +385,8 @@ class MelStore:
         config = read_json(self.path / "config.json", "a store (made by prepare)")
         if "mel" not in config:
             raise UserError(f"{self.path} is not a store (made by prepare)")
-        if not (self.path / "clips.csv").exists():
+        self._completed = self._time_of_table()
+        if not self._completed:
             raise UserError(f"{self.path} is not finished: run prepare again, it goes on where it stopped")
         try:
             self.name: str = config["corpus"]
@@ -414,6 +415,13 @@ class MelStore:
     def _read_table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.path / name, dtype=str, keep_default_na=False)
 
+    def _time_of_table(self) -> int:
+        """Return when clips.csv was written, in ns; 0 if it is not there."""
+        try:
+            return os.stat(self.path / "clips.csv").st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def _open_shard(self, shard: int) -> np.ndarray:
         path = shard_path(self.path, shard)
         try:
@@ -425,6 +433,9 @@ class MelStore:
             ) from None
         if frames.ndim != 2 or frames.shape[1] != self.mel.n_mels or frames.dtype != np.float16:
             raise UserError(f"{path}: frames of another form: prepare it again, to another folder")
+        # asked after the shard was opened: `build` removes the table before it replaces a shard
+        if self._time_of_table() != self._completed:
+            raise UserError(f"{self.path} was prepared again while it was open: begin again")
         return frames
 
     def frames(self, clip: int) -> np.ndarray:

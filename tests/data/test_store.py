@@ -384,6 +384,19 @@ def test_a_changed_file_is_read_again(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_store_that_was_prepared_again_while_it_was_open(tmp_path):
+    corpus = recordings(tmp_path / "rec", 200, 20)  # two shards
+    first = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    before = first.frames(0).copy()  # opens the first shard
+    for name in ("00.wav", "18.wav"):
+        soundfile.write(corpus.root / name, tone(900, 2.0, 1), RATE)
+    store.build(corpus, tmp_path / "s", jobs=1, progress=False)
+    assert np.array_equal(first.frames(0), before), "what is open stays as it was"
+    with pytest.raises(UserError, match="was prepared again while it was open"):
+        first.frames(18)
+    assert len(store.MelStore(tmp_path / "s").frames(18)) > len(before)
+
+
 def test_what_a_store_holds_is_not_lost_with_a_change(tmp_path):
     corpus = recordings(tmp_path / "rec", 200, 3)
     before = store.build(corpus, tmp_path / "s", jobs=1, progress=False).frames(0).copy()
