@@ -386,14 +386,15 @@ class MelStore:
         if "mel" not in config:
             raise UserError(f"{self.path} is not a store (made by prepare)")
         self._completed = self._time_of_table()
-        if not self._completed:
+        if self._completed is None:
             raise UserError(f"{self.path} is not finished: run prepare again, it goes on where it stopped")
         try:
             self.name: str = config["corpus"]
             self._audio = config.get("audio")  # stores of an earlier version do not tell
             self.own_split = bool(config.get("own split", True))
             self.mel = MelConfig.read(config["mel"], self.path / "config.json")
-            self.clips = self._read_table("clips.csv").astype(dict.fromkeys(NUMBERS, np.int64))
+            self.clips = pd.read_csv(self.path / "clips.csv", dtype=str, keep_default_na=False)
+            self.clips = self.clips.astype(dict.fromkeys(NUMBERS, np.int64))
             self.quarantine = read_table(self.path / "quarantine.csv")
             duplicates = self.path / "duplicates.csv"  # stores of an earlier version have none
             self.duplicates = read_table(duplicates) if duplicates.exists() else pd.DataFrame()
@@ -412,15 +413,10 @@ class MelStore:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def _read_table(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.path / name, dtype=str, keep_default_na=False)
-
-    def _time_of_table(self) -> int:
-        """Return when clips.csv was written, in ns; 0 if it is not there."""
-        try:
+    def _time_of_table(self) -> int | None:
+        """Return when clips.csv was written, in ns; None if it is not there."""
+        with suppress(FileNotFoundError):
             return os.stat(self.path / "clips.csv").st_mtime_ns
-        except FileNotFoundError:
-            return 0
 
     def _open_shard(self, shard: int) -> np.ndarray:
         path = shard_path(self.path, shard)

@@ -298,13 +298,14 @@ class PairPlayer(parts.WidgetWithFallback):
 
 
 def valid_score(kept: dict) -> dict[str, list[int]]:
-    """Return the score that is kept, name → [right, asked], without what no person can have reached."""
-    pairs = {
-        name: counts
-        for name, counts in kept.items()
-        if isinstance(counts, list) and [type(number) for number in counts] == [int, int]
-    }
-    return {name: counts for name, counts in pairs.items() if 0 <= counts[0] <= counts[1] < 1_000_000}
+    """Return the score that is kept, name → [right, asked], without what is no score."""
+    return {name: counts for name, counts in kept.items() if is_count(counts)}
+
+
+def is_count(counts) -> bool:
+    """Return whether these are two whole numbers, [right, asked], that a person can have reached."""
+    whole = isinstance(counts, list) and [type(number) for number in counts] == [int, int]
+    return whole and 0 <= counts[0] <= counts[1] < 1_000_000
 
 
 def clips_to_ask(store: MelStore, candidates: int) -> np.ndarray:

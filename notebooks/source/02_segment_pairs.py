@@ -787,9 +787,9 @@ widgets.difficulty_lab(clips)
 
 # %% [markdown]
 # <details><summary>Which one? After you have looked.</summary>
-# The filter most of all: among 32 candidates, with 6 dB the mean spectrum falls from about 64% to 26%, the encoder from 93%
-# to 92%. A mask of up to 24 bands does it too (42% and 91%). The encoder was trained with both. A mask of 48 bands hurts both
-# (28% and 72%). A distance of some seconds costs the spectrum some points, and the encoder hardly any.
+# The filter most of all: with 6 dB the mean spectrum loses more than half of the pairs that it found, and the encoder hardly
+# any. A mask of up to 24 bands does it too, though less. The encoder was trained with both. A mask of 48 bands hurts both. A
+# distance of some seconds costs the spectrum a little, and the encoder hardly anything.
 # </details>
 #
 # ## 5 The task, for your ears

@@ -907,9 +907,8 @@ row_of = {clip_id: row for row, clip_id in enumerate(store.ids)}
 rows = np.array([row_of[clip_id] for clip_id in valid_clips.ids])  # of the held-out clips in the store
 labels = store.clips["label"].values[rows]
 order = np.argsort(labels, kind="stable")
-shown = order[
-    np.linspace(0, len(order) - 1, min(32, len(order))).astype(int)
-]  # of every class, sorted by class
+spaced = np.linspace(0, len(order) - 1, min(32, len(order))).astype(int)
+shown = order[spaced]  # up to 32 clips of all classes, sorted by class
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
 for ax, name in zip(axes, models):
     part = found["as it is"][0][name][shown][:, shown]

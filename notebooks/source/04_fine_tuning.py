@@ -493,8 +493,8 @@ pairs = pairs[pairs["a"].str.startswith("fine-tuned")]
 display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval", "reading"]]))
 
 # %% [markdown]
-# In the run that this page shows, the lead is larger with many labels, against the usual promise: in half a minute
-# scratch cannot use them. It is one seed. Trained for longer, scratch comes nearer (notebook 6, section 5).
+# In our run the lead is larger with many labels, against the usual promise: in half a minute scratch cannot use them. It
+# is one seed. Trained for longer, scratch comes nearer (notebook 6, section 5).
 #
 # Read the table's last column before the curve. "Fine-tuned is better" there means: *these two networks*, trained for
 # so many minutes, on other tunes of this kind, would very likely keep their order. "No difference shown" is not "no

@@ -155,8 +155,8 @@ for name, f in {"not calibrated": raw, "calibrated": random, "pre-trained": feat
 
 # %% [markdown]
 # Now judge the block features on a part of the clips, to save time (fewer clips to learn from also mean lower accuracies
-# than in section 3): with a logistic regression on them as they are, and with the
-# linear probe, which standardises them first.
+# than in section 3): with a logistic regression on them as they are, and with the linear probe, which standardises them
+# first.
 
 # %%
 widgets.guess(
@@ -315,7 +315,7 @@ plots.table(rows.loc[[p if p in rows.index else p[::-1] for p in ends]].reset_in
 # %% [markdown]
 # Read the figure from top to bottom. In our runs the accuracy rises over the first blocks, and is lower again at the end of
 # the network; g(h) comes after h. The end is made for the pair task, and g more than h. The table says which of these steps
-# so few clips can show: in the run of this page, none. It fits that COLA drops g, that h starts a fine-tuning, and that a
+# so few clips can show; in our run it was none. It fits that COLA drops g, that h starts a fine-tuning, and that a
 # probe here reads all blocks.
 #
 # The read-out does not come from pre-training alone. The score of *random* weights comes from the architecture and from
@@ -395,8 +395,7 @@ plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]
 # sees it: each segment loses its own mean.) Does the table fit that thought? Compare *probe*
 # with *random*, one row per task. In our runs it does not fit well: a gain is shown for the kind of music alone, and none
 # for instruments and metre. (`default`, which was trained for longer, gains in all three.) Random weights already tell most
-# of the instruments. And metre nearly follows from the kind of
-# music: the printed line says how far that alone would lead.
+# of the instruments. And metre nearly follows from the kind of music: the printed line says how far that alone would lead.
 #
 # The dashed line is what one answer for all clips would score. *random* is one seed here, where section 3 has several.
 #

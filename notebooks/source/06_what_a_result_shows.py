@@ -524,8 +524,8 @@ plots.results(leak, ax, title=f"nearest neighbours, 4 folds, {leak['n_clips']:,}
 plots.table(intervals.differences(leak).drop(columns="reading"))
 
 # %% [markdown]
-# Where the two halves of a clip come apart, the score rises, but the model has not become better. Whoever finds the other
-# half of the same clip need not know anything about kinds of music. Do takes of one *tune* leak as well? The table says
+# If the two halves of a clip are on different sides, the score rises, but the model is no better. To find the other half of
+# a clip, it needs to know nothing about kinds of music. Do takes of one *tune* leak as well? The table says
 # whether it is shown here. Ours differ in instrument and key. In other corpora takes are more alike, and you cannot know it
 # before you split. So keep together all clips that could belong together.
 #
