@@ -51,16 +51,13 @@
 # So the whole course is about 6 hours of reading, or 14 hours with everything.
 
 # %%
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import librosa
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import soundfile
 from IPython.display import display
 
 from colalib import course, evaluation, widgets
@@ -224,6 +221,7 @@ def frames_by_stride(wave: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
 
 
+# %%
 def check_frames(answer):
     ramp = np.arange(1.0, 101.0)  # sample i is i + 1, so that no sample is zero
     cut = answer(ramp, 8, 5)
@@ -669,6 +667,11 @@ assert errors.max() < 0.004
 # make a folder with one good file and four bad ones, and build a store of it.
 
 # %%
+import tempfile
+from pathlib import Path
+
+import soundfile
+
 with tempfile.TemporaryDirectory() as folder:
     sounds = Path(folder) / "sounds"
     sounds.mkdir()
@@ -762,6 +765,7 @@ def depth(gap: float, window: int, sample_rate: int) -> float:
     return 1 - middle / peak
 
 
+# %%
 def check_2(answer):
     for gap, rate in ((80.0, 16_000), (20.0, 16_000), (80.0, 48_000)):
         window = answer(gap, rate)

@@ -141,6 +141,7 @@ def overlap_by_counting(frames: int, length: int) -> float:
     return float((np.abs(starts[:, None] - starts) < length).mean())
 
 
+# %%
 def check_overlap(answer):
     assert answer(98, 98) == 1, "in a clip of 98 frames both crops are the whole clip: 1"
     one = answer(2, 1)
@@ -589,6 +590,7 @@ def change_along_time(segment: torch.Tensor) -> torch.Tensor:
     return segment.diff(dim=1).abs().mean(dim=1)  # [B, M]
 
 
+# %%
 def check_proof(answer):
     x = segments.pair_batch(clips, 0, 8, seed=2)[0]
     gains = torch.linspace(-1, 1, 64) * torch.arange(8)[:, None]  # [B, M], each segment its own

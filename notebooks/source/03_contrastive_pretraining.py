@@ -30,27 +30,22 @@
 # - explain what more candidates change about the question, and what that does not say about training.
 
 # %%
-import json
 import time
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import SVG, display
+from IPython.display import display
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colalib import cola, course, evaluation, widgets
 from colalib.data import audio, segments
 from colalib.data.clips import pretraining_clips, split_validation
-from colalib.data.segments import SEGMENT_FRAMES
 from colalib.encoder import Encoder
 from colalib.evaluation import intervals, plots
-from colalib.evaluation.features import calibrate_batchnorm
-from colalib.settings import PretrainConfig
-from colalib.training.runs import open_run, read_checkpoint
+from colalib.training.runs import open_run
 
 plots.style()
 profile = course.profile()
@@ -79,6 +74,8 @@ corpus, store = course.corpus(), course.store()
 # with them one network and one loss. This is what we build:
 
 # %%
+from IPython.display import SVG
+
 SVG(filename=course.home() / "notebooks" / "pictures" / "cola.svg")
 
 # %% [markdown]
@@ -183,6 +180,7 @@ def check_triplet(answer):
     )
 
 
+# %%
 triplet = course.exercise(triplet, check_triplet, instead=cola.triplet_loss)
 size = len(h)
 slow = [one_triplet(h[i], h_positive[i], h_positive[j]) for i in range(size) for j in range(size) if i != j]
@@ -270,6 +268,7 @@ def check_contrastive(answer):
     assert torch.allclose(gradient, expected, atol=1e-5), "the gradient should be (softmax - I) / B"
 
 
+# %%
 contrastive = course.exercise(contrastive, check_contrastive, instead=cola.contrastive_loss)
 
 # %% [markdown]
@@ -337,6 +336,7 @@ def by_einsum(g, g_positive, weight):
     return torch.einsum("ik,kl,jl->ij", g, weight, g_positive) / g.shape[1] ** 0.5
 
 
+# %%
 def check_bilinear(answer):
     torch.manual_seed(0)
     a, b, x = torch.randn(5, 4), torch.randn(5, 4), torch.randn(4, 4)
@@ -466,6 +466,7 @@ def by_autograd(encoder, objective, optimiser, anchors, positives):
     return loss.item(), similarity.detach()
 
 
+# %%
 def small_training(step):
     """Two steps of a small network: its weights before and after each [3, n], and what each step returned."""
     torch.manual_seed(0)
@@ -549,6 +550,8 @@ class Objective(nn.Module):
 # training warms up first.
 
 # %%
+from colalib.settings import PretrainConfig
+
 config = PretrainConfig()  # what colalib trains with, unless told otherwise
 train_clips, valid_clips = split_validation(clips, config.seed)  # whole tunes are held out
 std = segments.segment_std(train_clips, config.seed)
@@ -603,6 +606,9 @@ def taste_of(make_objective) -> tuple[Encoder, nn.Module, list[float]]:
         ranks.append(cola.ranks(similarity).float().mean().item())
     return encoder, objective, ranks
 
+
+# %%
+from functools import partial
 
 begun = time.perf_counter()
 taste = {name: taste_of(partial(Objective, name)) for name in Objective.kinds}
@@ -728,9 +734,13 @@ widgets.guess(
 )
 
 # %%
+from colalib.training.runs import read_checkpoint
+
 after = cola.Cola(config, std=1.0)  # the checkpoint brings its own std
 after.load_state_dict(read_checkpoint(run.path / "best.ckpt")["state_dict"])
 after.eval()
+
+# %%
 if config.objective == "bilinear":
     w = after.objective.weight.detach().double()
     symmetric, skew = (w + w.T) / 2, (w - w.T) / 2
@@ -779,6 +789,8 @@ widgets.guess(
 )
 
 # %%
+import json
+
 trained = json.loads((course.home() / "data" / "similarity.json").read_text(encoding="utf-8"))
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
 plots.results(trained, axes[0], title=f"linear probe on h, {trained['n_clips']:,} clips")
@@ -828,11 +840,12 @@ def spread(encoder: Encoder) -> tuple[float, float]:
     return alignment.item(), torch.pdist(anchors).square().mul(-2).exp().mean().log().item()
 
 
+# %%
 valid_pairs = segments.pair_batch(valid_clips, 0, len(valid_clips), seed=0)
 steps = {step: run.load_encoder(file) for step, file in run.snapshots().items()}
 for step, early in steps.items():
     if step < 200:  # batch norm has not followed the weights yet
-        calibrate_batchnorm(early, clips)
+        evaluation.calibrate_batchnorm(early, clips)
 track = pd.DataFrame([spread(early) for early in steps.values()], steps, ["alignment", "uniformity"])
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6))
 for ax, name in zip(axes, track):
@@ -1079,7 +1092,7 @@ for role, side, i in (
     ("taken instead", 1, wrong),
 ):
     clip, start = store.clips.iloc[rows[i]], crop_starts[side, i]
-    samples = slice(start * store.mel.hop, (start + SEGMENT_FRAMES) * store.mel.hop)
+    samples = slice(start * store.mel.hop, (start + segments.SEGMENT_FRAMES) * store.mel.hop)
     print(f"{role}: {clip['label']}, {clip['family']}, {clip['title']}")
     display(plots.player(audio.load_audio(corpus.root / clip["path"])[samples]))
 

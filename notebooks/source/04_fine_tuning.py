@@ -34,12 +34,10 @@ import pandas as pd
 import torch
 from IPython.display import display
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from colalib import course, evaluation, training, widgets
 from colalib.data import audio, segments
 from colalib.data.clips import Clips
-from colalib.data.segments import SEGMENT_FRAMES
 from colalib.data.splits import evaluation_splits, subsample_labels
 from colalib.evaluation import intervals, plots
 from colalib.settings import FinetuneConfig
@@ -194,6 +192,7 @@ def check_clip_means(answer):
     )
 
 
+# %%
 clip_means = course.exercise(clip_means, check_clip_means, instead=in_a_loop)
 
 # %% [markdown]
@@ -239,7 +238,7 @@ widgets.guess(
 train, target = Clips([store], [division.train]), np.array([classes.index(c) for c in labels[division.train]])
 x, y = segments.labelled_batch(train, target, step=0, batch_size=64, seed=0)  # [64, 98, 64], [64]
 optimiser = torch.optim.AdamW(ours.train().parameters(), lr=1e-3)
-loss = F.cross_entropy(ours(x), y)
+loss = nn.functional.cross_entropy(ours(x), y)
 loss.backward()
 optimiser.step()
 print(f"loss {loss.item():.2f} (guessing: {np.log(len(classes)):.2f})")
@@ -334,7 +333,7 @@ print(", ".join(f"{case}: {mask.sum()}" for case, mask in cases.items()))
 picked = {case: np.random.default_rng(0).choice(np.flatnonzero(m)) for case, m in cases.items() if m.any()}
 case, first = next(iter(picked.items()), ("they agree", 0))
 row = division.valid[first]
-x = torch.from_numpy(segments.split_segments(store.frames(row), SEGMENT_FRAMES))  # [n, 98, 64]
+x = torch.from_numpy(segments.split_segments(store.frames(row), segments.SEGMENT_FRAMES))  # [n, 98, 64]
 tables = {}
 for m, model in models.items():
     with torch.no_grad():

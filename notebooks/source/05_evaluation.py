@@ -23,30 +23,19 @@
 # - keep what a later question needs: the answer to every test clip.
 
 # %%
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
-from torch.nn.functional import cross_entropy
 
 from colalib import cola, course, evaluation, widgets
-from colalib.data import corpora, segments
-from colalib.data import store as stores
+from colalib.data import segments
 from colalib.data.clips import Clips
-from colalib.data.splits import Split, evaluation_splits, split_form
+from colalib.data.splits import Split, evaluation_splits
 from colalib.encoder import Encoder
 from colalib.evaluation import intervals, plots
-from colalib.evaluation.features import mel_profile
-from colalib.evaluation.probes import C_GRID, TEMPERATURES
-from colalib.training.runs import Run, open_run, read_checkpoint
+from colalib.training.runs import Run, open_run
 
 plots.style()
 profile = course.profile()
@@ -69,6 +58,8 @@ keep = folder / "features"  # read-outs are computed once; later runs load them 
 # section 2 compares the two. Here is the read-out by hand.
 
 # %%
+from colalib.evaluation.features import mel_profile
+
 features = evaluation.feature_source(encoder).of_store(store, keep)  # [n, d]
 pretrained = open_run(encoder).load_encoder()
 
@@ -100,6 +91,14 @@ print(f"{len(x)} segments, {len(blocks)} blocks → read-out {by_hand.shape}; al
 # ([Guo et al. 2017](https://arxiv.org/abs/1706.04599)).
 
 # %%
+import warnings
+
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
 warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations bring it close enough
 labels = store.clips["label"].values
 division = evaluation_splits(store.clips)[0]
@@ -112,6 +111,10 @@ def fit(rows, strength):
 
 
 # %%
+from torch.nn.functional import cross_entropy
+
+from colalib.evaluation.probes import C_GRID, TEMPERATURES
+
 fitted = {c: fit(division.train, c) for c in C_GRID}
 valid = features[division.valid], labels[division.valid]
 losses = {}
@@ -210,6 +213,8 @@ plots.table(rows[rows["a"].str.endswith("standardised") & rows["b"].str.endswith
 
 
 # %%
+from colalib.training.runs import read_checkpoint
+
 module = cola.Cola(open_run(encoder).config, std=1.0)  # the checkpoint brings its own std
 module.load_state_dict(read_checkpoint(encoder / "best.ckpt")["state_dict"])
 module.eval()
@@ -405,6 +410,11 @@ plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]
 
 # %%
 MY_FOLDER = None  # e.g. "recordings": the path of a folder
+
+# %%
+from colalib.data import corpora
+from colalib.data import store as stores
+from colalib.data.splits import split_form
 
 if MY_FOLDER is None:
     print('set MY_FOLDER = "…" above, or in a shell:')

@@ -226,6 +226,7 @@ def check_paired_interval(answer):
     assert wide[1] - wide[0] > 1.5 * (high - low), "clips of one group should be drawn together"
 
 
+# %%
 def paired_draws(right_a, right_b, groups, draws=2000, seed=0):
     """What is used until yours passes."""
     a, b = (group_draws(right, groups, draws, seed) for right in (right_a, right_b))

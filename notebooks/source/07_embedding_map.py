@@ -25,20 +25,11 @@
 # - label a folder by ear, and let a probe of your labels propose which clips to label next.
 
 # %%
-import shutil
-import tempfile
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import umap
 from IPython.display import display
-from scipy.stats import spearmanr
-from sklearn.cluster import HDBSCAN
-from sklearn.manifold import trustworthiness
-from sklearn.metrics import euclidean_distances
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 import colalib
@@ -105,6 +96,8 @@ for ax, (column, title) in zip(axes, columns.items()):
 # family and metre.
 
 # %%
+from sklearn.cluster import HDBSCAN
+
 # "leaf": the smallest groups; otherwise nearly all clips may count as one island
 clustering = HDBSCAN(min_cluster_size=max(5, len(points) // 60), cluster_selection_method="leaf", copy=True)
 island = clustering.fit_predict(points)  # [n], −1: none
@@ -183,6 +176,10 @@ else:
 
 
 # %%
+from scipy.stats import spearmanr
+from sklearn.neighbors import NearestNeighbors
+
+
 def nearest(x: np.ndarray, k: int = 10) -> np.ndarray:
     """Numbers of the k nearest rows of every row of x [n, d], without itself: [n, k]."""
     return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
@@ -233,6 +230,7 @@ def check_kept_neighbours(answer):
     assert np.isclose(answer(two, half, 1), 0.75), "it should be a share of all neighbours of all clips"
 
 
+# %%
 kept_neighbours = course.exercise(kept_neighbours, check_kept_neighbours, instead=overlap)
 
 # %% [markdown]
@@ -548,6 +546,10 @@ plots.table(rows[rows["a"] == rows["b"] + ", own tune allowed"])
 # `python -m colalib embed FOLDER --encoder RUN --out FILE.npz`
 
 # %%
+import shutil
+import tempfile
+from pathlib import Path
+
 with tempfile.TemporaryDirectory() as yours:
     for i in np.random.default_rng(5).choice(len(store), 8, replace=False):
         source = corpus.root / store.clips["path"][i]
@@ -637,6 +639,9 @@ def out_of_map(x: np.ndarray, groups: np.ndarray, new: np.ndarray, alpha: float 
 
 
 # %%
+from sklearn.metrics import euclidean_distances
+
+
 def beyond(x, groups, new, alpha=0.01):
     """What is used until yours passes."""
     inside = np.where(groups[:, None] == groups, np.inf, euclidean_distances(x, x)).min(axis=1)
@@ -883,6 +888,9 @@ def trust(x: np.ndarray, flat: np.ndarray, k: int = 10) -> float:
 
 
 # %%
+from sklearn.manifold import trustworthiness
+
+
 def check_trust(answer):
     rng = np.random.default_rng(0)
     some = x[rng.choice(len(x), min(150, len(x)), replace=False)]

@@ -24,19 +24,12 @@
 # - plan a comparison on FMA that could show a difference.
 
 # %%
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import cosine_similarity
-from torch.utils.checkpoint import checkpoint
 
 from colalib import cola, course, widgets
 from colalib.course import bench, scaling
@@ -193,9 +186,7 @@ def check_cached_gradients(answer):
             assert model.seen > 0, again
             assert model.seen <= 3, f"{model.seen} segments at once kept their graph: at most `chunk` may"
             assert len(got) == len(wanted), "return a gradient for each weight of encoder and objective"
-            problem = (
-                "they are not those of the whole batch" if call == "first" else "clear old gradients first"
-            )
+            problem = "they are not the whole batch's" if call == "first" else "clear old gradients first"
             for i, (a, b) in enumerate(zip(got, wanted)):
                 part = "encoder" if i < len(list(model.parameters())) else "objective"
                 same = a is not None and a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -203,6 +194,9 @@ def check_cached_gradients(answer):
 
 
 # %%
+from torch.utils.checkpoint import checkpoint
+
+
 def recomputed(encoder, objective, anchors, positives, chunk):
     """The same by torch's checkpoints, as `pretrain --chunk` does it: what is used until yours passes."""
     h = [
@@ -262,7 +256,7 @@ chunks = cached_gradients(encoder, objective, *pair, chunk=8)[: len(weights)]
 chunks = torch.cat([g.flatten() for g in chunks])
 for name, g in (("two batches of 16, accumulated", halves), ("one batch of 32 in chunks of 8", chunks)):
     error = ((g - whole).norm() / whole.norm()).item()
-    angle = torch.rad2deg(torch.acos(cosine_similarity(g, whole, dim=0).clamp(-1, 1))).item()
+    angle = torch.rad2deg(torch.acos(torch.cosine_similarity(g, whole, dim=0).clamp(-1, 1))).item()
     print(f"{name}: off by {100 * error:.3g}% of the gradient of the whole, turned by {angle:.2g}°")
 assert torch.allclose(chunks, whole, rtol=1e-2, atol=1e-4 * whole.abs().max())
 
@@ -315,6 +309,13 @@ widgets.guess(
 
 
 # %%
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
 def first_loss(batch: int, processes: int) -> float:
     """The loss of a pre-training after five steps."""
     with tempfile.TemporaryDirectory() as folder:
@@ -326,6 +327,7 @@ def first_loss(batch: int, processes: int) -> float:
         return pd.read_csv(Path(folder) / "run" / "metrics.csv")["train/loss"].dropna().iloc[-1]
 
 
+# %%
 for batch, processes in ((32, 2), (32, 1), (16, 1)):
     loss = first_loss(batch, processes)
     print(f"{batch} pairs, {processes} process(es): loss {loss:.2f}, guessing {np.log(batch):.2f}")
@@ -412,6 +414,7 @@ def check_half_width(answer):
     assert np.isclose(quarter, 0.5), "four times as many clips should halve the part of the clips"
 
 
+# %%
 def width_of(clips, d, churn, scatter, runs):
     """What is used until yours passes."""
     return 1.96 * np.sqrt(100**2 * (d - churn) / clips + 2 * scatter**2 / runs)
@@ -530,10 +533,13 @@ def without_gradients(
 
 
 # %%
-def check_without(answer):
-    def loss(a, p, first):
-        return torch.nn.functional.cross_entropy(a @ p.T, torch.arange(first, first + len(a)))
+def loss_of_anchors(a, p, first):
+    return torch.nn.functional.cross_entropy(a @ p.T, torch.arange(first, first + len(a)))
 
+
+# %%
+def check_without(answer):
+    loss = loss_of_anchors
     a, p = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0)).unbind()
     got_a, got_p = answer(loss, a, p)
     a.requires_grad_(), p.requires_grad_()
@@ -551,6 +557,7 @@ def check_without(answer):
         assert torch.allclose(got_p[own], of_process / 2, atol=1e-5), halved
 
 
+# %%
 _ = course.exercise(without_gradients, check_without)
 
 # %% [markdown]

@@ -83,6 +83,12 @@ def test_notebook_is_small_and_holds_figures_but_neither_audio_nor_widget_state(
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_a_cell_can_be_read_at_a_glance(notebook):
+    cells = [c.source.splitlines() for c in jupytext.read(source(notebook)).cells if c.cell_type == "code"]
+    assert not {lines[0]: len(lines) for lines in cells if len(lines) > 20}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_notebook_names_no_folder_of_the_machine_that_ran_it(notebook):
     text = committed(notebook)
     assert str(Path.home()) + "/" not in text
