@@ -18,6 +18,7 @@ from colalib.data.store import MelStore
 
 DYNAMIC_RANGE = np.log(10) / 20 * 50  # natural logarithms: what lies over 50 dB below the peak does not count
 STEP = 2  # frames between which a change is taken: 20 ms
+EDGE = 2  # frames at either end of a clip whose windows of 25 ms reach beyond it: a cut is not a change
 LEAST_OVERLAP = 0.5  # of the shorter clip
 LEAST_FRAMES = 20  # 0.2 s of overlap
 LEAST_ENERGY = 0.3  # of the changes of the quieter clip must lie in the overlap: silence proves nothing
@@ -30,7 +31,7 @@ EVENTS = 8  # per clip
 EVENT = 6, 18  # frames before and after the strongest one of an event
 EVENT_ALIKE = 0.5  # cosine of two events that propose a pair
 PROPOSALS = 3  # per event
-BLOCK = 1000  # events compared with all others at a time
+BLOCK = 20_000_000  # likenesses of events at a time: 0.3 GB with what sorts them
 
 
 def near_duplicates(store: MelStore, near: np.ndarray, progress: bool = False) -> pd.DataFrame:
@@ -61,9 +62,10 @@ def propose(store: MelStore) -> Iterator[tuple[int, int]]:
     events = np.concatenate(events)
     if len(events) <= PROPOSALS:
         return
-    for start in range(0, len(events), BLOCK):
-        alike = events[start : start + BLOCK] @ events.T  # [block, events]
-        of = clip[start : start + BLOCK]
+    block = max(BLOCK // len(events), 1)
+    for start in range(0, len(events), block):
+        alike = events[start : start + block] @ events.T  # [block, events]
+        of = clip[start : start + block]
         alike[of[:, None] == clip] = -1
         best = np.argpartition(-alike, PROPOSALS, axis=1)[:, :PROPOSALS]
         for i, row in zip(*np.nonzero(np.take_along_axis(alike, best, axis=1) > EVENT_ALIKE)):
@@ -72,14 +74,16 @@ def propose(store: MelStore) -> Iterator[tuple[int, int]]:
 
 
 def changes(frames: np.ndarray) -> np.ndarray:
-    """Return how log-mel values [T, M] change over 20 ms, float32 [T - 2, M]; one frame of zeros if T < 3.
+    """Return how log-mel values [T, M] change over 20 ms, float32 [T - 6, M]; one frame of zeros if T < 7.
 
     Level and frequency response drop out of it. Quiet parts count as equally quiet: in them, an MP3 encoder
-    writes what it likes.
+    writes what it likes. The two frames at either end are left out: a cut is a change of its own.
     """
-    x = frames.astype(np.float32)
+    x = frames[EDGE:-EDGE].astype(np.float32)
+    if len(x) <= STEP:
+        return np.zeros((1, frames.shape[1]), np.float32)
     x = np.maximum(x, x.max() - DYNAMIC_RANGE)
-    return x[STEP:] - x[:-STEP] if len(x) > STEP else 0 * x[:1]
+    return x[STEP:] - x[:-STEP]
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[float, float, int]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import soundfile
 from helpers import RATE
-from planting import COPIES, LABELS, melody
+from planting import LABELS, melody, plant
 
 from colalib.data import corpora, store
 
@@ -17,22 +17,10 @@ def planted(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     root = tmp_path_factory.mktemp("planted")
     rows = []
     for i in range(72):
-        label = i % 3
-        row = {"path": f"m{i}.wav", "true": LABELS[label], "label": LABELS[label], "of": ""}
-        rows.append(row | {"group": f"g{i // 6}", "split": f"fold{i // 6 % 4}"})
-        soundfile.write(root / row["path"], melody(i, label), RATE, subtype="FLOAT")
-    for j in range(12):  # copies of every sixth melody, in a group and a fold of their own
-        kind = [*COPIES][j % len(COPIES)]
-        original = rows[6 * j]
-        path = f"copy-{kind}-{j}.wav"
-        soundfile.write(root / path, COPIES[kind](melody(6 * j, 0)), RATE, subtype="FLOAT")
-        rows.append(
-            original | {"path": path, "of": original["path"], "group": f"copies{j}", "split": f"fold{j % 4}"}
-        )
-    for i in range(7, 72, 11):
-        rows[i]["label"] = LABELS[(i % 3 + 1) % 3]
-    truth = pd.DataFrame(rows)
-    truth.drop(columns=["true", "of"]).to_csv(root / "index.csv", index=False)
+        soundfile.write(root / f"m{i}.wav", melody(i, i % 3), RATE, subtype="FLOAT")
+        rows.append((f"m{i}.wav", LABELS[i % 3], f"g{i // 6}", f"fold{i // 6 % 4}"))
+    clips = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
+    truth = plant(clips, root, copied=[*range(0, 72, 6)], swapped=[*range(7, 72, 11)])
     return root, truth
 
 

@@ -1,10 +1,22 @@
-"""Melodies, and what may happen to a copy of a recording."""
+"""Melodies, and what may happen to a copy of a recording.
+
+`PYTHONPATH=tests python tests/collection/planting.py FOLDER` plants copies and wrong labels in a copy of a
+folder whose index.csv has labels, groups and folds, and prints how many of them an audit finds.
+"""
 
 import io
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
 from helpers import RATE
+
+from colalib.collection import audit
+from colalib.data import corpora
+from colalib.data.audio import load_audio
 
 LABELS = ['low, "deep"', "middle 🎵", "=high"]
 
@@ -36,5 +48,60 @@ COPIES = {
     "louder": lambda wave: 2 * wave,
     "quieter": lambda wave: wave / 2,
     "later": lambda wave: np.concatenate([np.zeros(RATE // 2, np.float32), wave]),
-    "cut": lambda wave: wave[RATE // 4 : RATE // 4 + len(wave) // 2],
+    "cut": lambda wave: wave[len(wave) // 10 :][: len(wave) // 2],
 }
+
+
+def plant(clips: pd.DataFrame, root: Path, copied: list[int], swapped: list[int]) -> pd.DataFrame:
+    """Copy some clips of `root` and swap some labels; write index.csv; return it with the truth.
+
+    `clips` has the columns path, label, group and split, `copied` and `swapped` number its rows. A copy
+    has a group of its own and another split than its original. New columns: true (label), and of (the
+    path of which a clip is a copy, or nothing).
+    """
+    labels, splits = sorted(set(clips["label"])), sorted(set(clips["split"]))
+    rows = (clips.assign(true=clips["label"], of="")).to_dict("records")
+    for number, i in enumerate(copied):
+        kind, original = [*COPIES][number % len(COPIES)], rows[i]
+        path = f"copy-{kind}-{number}.wav"
+        copy = COPIES[kind](load_audio(root / original["path"]))
+        soundfile.write(root / path, copy, RATE, subtype="FLOAT")
+        split = splits[(splits.index(original["split"]) + 1) % len(splits)]
+        made = {"path": path, "of": original["path"], "group": f"copies{number}", "split": split}
+        rows.append(original | made)
+    for i in swapped:
+        rows[i]["label"] = labels[(labels.index(rows[i]["true"]) + 1) % len(labels)]
+    truth = pd.DataFrame(rows)
+    truth.drop(columns=["true", "of"]).to_csv(root / "index.csv", index=False)
+    return truth
+
+
+def recall(findings: pd.DataFrame, truth: pd.DataFrame) -> dict[str, int]:
+    """Return how many copies and wrong labels were planted and found, and what else is a pair."""
+    copies = truth[truth["of"] != ""]
+    planted = {frozenset(pair): path.split("-")[1] for *pair, path in copies[["path", "of", "path"]].values}
+    found = findings[findings["kind"].isin(["leakage", "duplicate"])]
+    pairs = {frozenset(pair) for pair in found[["path", "other_path"]].values}
+    swapped = set(truth["path"][truth["label"] != truth["true"]])
+    first = findings[findings["kind"] == "label"].head(len(truth) // 10)
+    return {
+        "copies": len(planted),
+        "copies found": len(pairs & set(planted)),
+        "other pairs": len(pairs - set(planted)),
+        "labels": len(swapped),
+        "labels in the first 10%": len(swapped & set(first["path"])),
+    }
+
+
+if __name__ == "__main__":
+    source = corpora.load(sys.argv[1])
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for path in source.clips["path"]:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).symlink_to((source.root / path).resolve())
+        n = len(source.clips)
+        copied, swapped = rng.choice(n, n // 5, replace=False), rng.choice(n, n // 20, replace=False)
+        truth = plant(source.clips[["path", "label", "group", "split"]], root, copied, swapped)
+        print(recall(audit(root, jobs=1).findings, truth))
