@@ -157,8 +157,8 @@ plt.show()
 # Here is the training itself. Each step is a snapshot of the encoder, and the points are test clips, which it never
 # hears. Press play: do clips of one colour come together, and when? Trust the percentage more than the islands. It says how
 # often a clip's nearest neighbour in the space is of its class, among these clips alone: they are few, so it is uncertain by
-# several points, and lower than in section 5. (So that points glide, each map starts from that of the
-# next snapshot.)
+# several points, and lower than in section 5. (The maps are computed from the last snapshot back to the first. Each
+# starts from the one computed before it, so that points move little.)
 
 # %%
 tested = np.flatnonzero(store.clips["split"] == "test")[::2]
@@ -283,8 +283,8 @@ print(f"the same points dealt out at random would keep {100 * share:.1f}% of the
 # So a map keeps part of the neighbourhoods, far more than chance and far less than all. Of large distances it keeps only
 # a rough order. What changes from panel to panel comes from the method, not from the sounds: where islands lie, the gaps,
 # how dense a region is, which end is up. What stays is worth a second look, *in the space itself*. Never compute a result
-# from map coordinates, as section 1 did to describe the picture: distances there depend on the settings. (The colours are
-# the kinds of music, as above.)
+# from map coordinates: distances there depend on the settings. (Section 1 used them only to describe the picture. The
+# colours are the kinds of music, as above.)
 #
 # Try it. The laboratory draws 400 clips, so its percentages are higher than those above: compare within it. Change one
 # setting, guess whether the map will keep more neighbours, then draw. Islands that come and go with the seed come from the
@@ -536,7 +536,7 @@ print({m: f"{100 * v:.1f}%" for m, v in same.items()})
 plots.table(rows[rows["a"] == rows["b"] + ", own tune allowed"])
 
 # %% [markdown]
-# Takes of one tune can gain only where they find each other. In this corpus that is rare, so the gain is small or none is
+# To allow the own tune can raise the score only where two takes of a tune are nearest neighbours. In this corpus that is rare, so the gain is small or none is
 # shown. With recordings cut into pieces it would be large (notebook 6, section 4), and it would say nothing about the
 # class.
 #
@@ -621,7 +621,7 @@ for name, place in zip(odd, landed):
 plt.show()
 
 # %% [markdown]
-# The map gives each sound a place among the clips, whatever it is. So the map cannot tell. The space can: how far is a
+# The map gives each sound a place among the clips, whatever it is. So the map cannot say whether it belongs there. The space can: how far is a
 # sound from its nearest clip?
 #
 # ### Your turn: out_of_map · medium · 15 minutes · worth it
@@ -773,8 +773,8 @@ for name, of_set in sets.items():
     )
 
 # %% [markdown]
-# The bands are 95% intervals over folds and seeds. On environmental sounds (`esc10`) "half and half" reaches 80% with 28
-# labels fewer than *random* (95% interval 13 to 42). *Spread* alone needed 29, half and half 36; whether these
+# The bands are 95% intervals over folds and seeds. On environmental sounds (`esc10`) "half and half" reaches 80% with
+# 27.6 labels fewer than *random* (95% interval 13 to 42). *Spread* alone needed 29, half and half 36; whether these
 # two differ was not tested. On single notes (`philharmonia`) it
 # gains five points at 100 labels (2 to 8). On digits of a new speaker (`fsdd`) no gain is shown.
 

@@ -12,14 +12,14 @@
 # # 8 Scaling up: from 1,600 clips to FMA-large
 #
 # You measure what the course did, and calculate what a hundred thousand clips would cost. You see why a large contrastive
-# batch is not many small ones, and write the trick that fits it into little memory. You leave with the commands for one
+# batch is not many small ones, and write the method that computes its gradient with little memory. You leave with the commands for one
 # GPU and for eight, and with a glossary of the course.
 #
 # **Run time** about 2 minutes on 2 cores.
 #
 # You will be able to
 # - say which stage limits a project, and what it will cost, before it is begun;
-# - tell gradient accumulation from a larger contrastive batch, and write a gradient cache that gives the latter;
+# - tell gradient accumulation from a larger contrastive batch, and write a gradient cache, which gives the gradient of the larger batch;
 # - say what may change with the size of a project and what must not;
 # - plan a comparison on FMA that could show a difference.
 
@@ -53,7 +53,7 @@ print(f"preparing a second of audio takes one core {1000 * measured[0].prepare_s
 pd.DataFrame(map(asdict, measured)).drop(columns="prepare_s").round(2)
 
 # %% [markdown]
-# `pairs_per_s` is of one *device*: here probably the CPU. On a machine with a GPU the same cell measures that.
+# `pairs_per_s` is the speed of one *device*, here probably the CPU. On a machine with a GPU this cell measures the GPU.
 # `weights_mb` counts every weight four times: itself, its gradient, and the two averages that AdamW keeps.
 # `segment_mb` is what the forward pass of one segment must keep for the backward pass: most of a training's memory.
 #
@@ -106,7 +106,7 @@ print(f"1,024 pairs drawn in {1000 * found['draw plain']:.0f} ms; augmented in {
 
 # %% [markdown]
 # Drawing a batch must take less time than learning from it. If it takes more, as with a fast GPU or a slow disk, other
-# processes draw ahead. Batch number *n* depends only on *n*, the seed and how many devices share it. So any process can
+# processes draw the next batches in advance. Batch number *n* depends only on *n*, the seed and how many devices share it. So any process can
 # make it, and a run that is resumed sees the same batches.
 #
 # ## 3 More distractors: why accumulation does not help
@@ -359,7 +359,7 @@ widgets.calculator(measured)
 # | may change with size | must not change |
 # |---|---|
 # | batch size: more distractors, and better use of a GPU | the split: no artist on both sides, test clips in no pre-training |
-# | learning rate: with the batch, tried first on short runs | the mel settings, and what the encoder divides by |
+# | learning rate: with the batch, tried first on short runs | the mel settings |
 # | warm-up, passes, architecture | how the test side is used: once |
 # | where distractors come from: gathered from all | the seeds and their number, chosen before the first run |
 #
@@ -370,7 +370,7 @@ widgets.calculator(measured)
 # kept, so that differences can be taken in pairs:
 #
 # ```sh
-# python -m colalib compare stores/fma_small --encoder runs/fma --seeds 5 --out runs/fma-small.json
+# python -m colalib compare stores/fma_small --encoder runs/fma --seeds 5 --out runs/fma/official.json
 # ```
 #
 # That repeats the fine-tuning five times, on one pre-training. To speak about pre-training itself, repeat that as well:
@@ -459,9 +459,10 @@ for clips in (800, 2573):
 # hold *d* fixed here, so the more of it is churn, the less is left after many runs.
 #
 # On the dashed line a difference of 3.2 points would be shown in half of all such experiments: a coin toss. For 80% the
-# half width must be below 0.7 · 3.2 = 2.2 points. On 800 clips not even twenty runs of each reach that. FMA-medium has
-# 2,573 clips in its official test side: there five to nine runs of each do, the fewer the more of *d* is churn. The numbers *d*, *c* and the scatter are guesses here. A
-# small trial run would tell.
+# half width must be below 0.7 · 3.2 = 2.2 points: 0.7 is 1.96 / (1.96 + 0.84), 1.96 for the 95% of the interval and 0.84
+# for the 80%. On 800 clips not even twenty runs of each reach that. FMA-medium has 2,573 clips in its official test side.
+# There five runs of each are enough if the churn is 15%, and nine if it is 5%. The numbers *d*, *c* and the scatter are
+# guesses here. A small trial run would tell.
 #
 # ## Recap
 # You can now
@@ -610,7 +611,7 @@ plots.table(course.progress())
 # | decibel (dB) | a ratio: 20 dB more is ten times the amplitude |
 # | `default` | the encoder that comes with the course |
 # | distractor | a segment of another clip of the batch, which the anchor must not be matched with |
-# | embedding h | the encoder's output for one segment: the largest value of each channel of its last layer |
+# | embedding h | the encoder's output for one segment: the largest value of each channel of its last layer. The command `embed` writes the read-out of each clip, and calls it its embedding |
 # | encoder | the network that turns a segment into h; here an EfficientNet |
 # | false negative | a distractor that is in truth like the anchor, such as another take of its tune |
 # | fine-tuning | training a pre-trained encoder further, with labels, together with a classifier |
