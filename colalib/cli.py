@@ -59,6 +59,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(141)
     except MemoryError:
         fail("out of memory: run the command again when more is free; finished parts are kept", 1)
+    except RuntimeError as error:  # torch's own, of a GPU or of the CPU
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        fail("out of memory: train with --chunk or a smaller --batch-size, into another --out", 1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(
@@ -581,7 +585,7 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
     print(intervals.table(results).to_string(index=False))
     for row in results["results"]:
         if seen := row["pretrain_overlap"]:
-            print(f"note: {row['model']}: {seen} of its test clips were in pre-training (without labels)")
+            print(f"note: {row['model']}: {seen} of its test clips were in the encoder's training")
     if out:
         print(f"written to {out}")
 

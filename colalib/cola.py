@@ -185,7 +185,8 @@ class Cola(lightning.LightningModule):
         h = encode_batches(self.encoder, [anchors, positives], self.config.chunk)  # two of [B, dim]
         if stage == "train":
             h = [gather_embeddings(x) for x in h]  # with several processes: B of all of them
-        loss, similarity = self.objective(*h)  # scalar, [B, B]
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 would make ties of like similarities
+            loss, similarity = self.objective(*h)  # scalar, [B, B]
         rank = ranks(similarity.detach()).float()  # [B]
         values = {"loss": loss, "accuracy": (rank == 1).float().mean(), "rank": rank.mean()}
         values = {f"{stage}/{name}": value for name, value in values.items()}

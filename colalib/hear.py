@@ -58,20 +58,20 @@ def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """Return embeddings every 50 ms from 0: (embeddings [n, t, d] float32, their times in ms [n, t]).
+    """Return embeddings from 0, at most 50 ms apart: ([n, t, d] float32, their times in ms [n, t]).
 
     Each comes from the 98 frames around its time, with silence beyond the ends. `audio` [n,
     samples] is mono at `model.sample_rate`, in [-1, 1]. Raises `ValueError` for another shape.
     """
     half = SEGMENT_FRAMES // 2
-    step = TIMESTAMP_HOP_MS * model.sample_rate // (1000 * model.mel.hop)  # frames
+    step = max(TIMESTAMP_HOP_MS * model.sample_rate // (1000 * model.mel.hop), 1)  # frames
     embeddings = []
     for log_mels in _log_mels(audio, model):
         # one frame less behind: the last segment begins at the last frame
         padded = np.pad(log_mels, ((half, half - 1), (0, 0)), constant_values=model.mel.silence)
         embeddings.append(model(split_segments(padded, step)))
     embeddings = torch.stack(embeddings)
-    times = torch.arange(embeddings.shape[1], dtype=torch.float32) * TIMESTAMP_HOP_MS
+    times = torch.arange(embeddings.shape[1], dtype=torch.float32) * 1000 * model.mel.seconds(step)
     return embeddings, times.to(embeddings.device).repeat(len(audio), 1)
 
 

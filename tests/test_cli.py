@@ -12,6 +12,7 @@ import pytest
 from helpers import call, command, messages, send_when
 
 from colalib.cli import build_parser
+from colalib.cola import Cola
 from colalib.data import audio, corpora, store
 from colalib.evaluation import comparison
 from colalib.settings import FinetuneConfig, PretrainConfig
@@ -241,6 +242,17 @@ def test_a_machine_without_memory_is_told(folder, tmp_path, capsys, monkeypatch)
     code, _, error = call(capsys, "prepare", folder, "--out", tmp_path / "s", "--jobs", 1)
     assert code == 1
     assert "out of memory" in error
+
+
+def test_torch_without_memory_is_told(mel_store, tmp_path, capsys, monkeypatch):
+    def exhausted(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nmore")
+
+    monkeypatch.setattr(Cola, "training_step", exhausted)
+    words = ["pretrain", mel_store.path, "--out", tmp_path / "run", "--steps", 5]
+    code, _, error = call(capsys, *words)
+    assert code == 1
+    assert error.strip().splitlines()[-1].startswith("colalib: out of memory: train with --chunk")
 
 
 def test_classes_that_a_classifier_does_not_know_are_told(mel_store, finetuned, folder, tmp_path, capsys):

@@ -89,14 +89,15 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
     if out is not None:
         os.environ["COLA_RUNS"] = str(Path(out).resolve())
     todo, plan, begun = notebooks(only), profile(), time.monotonic()
-    free = shutil.disk_usage(home()).free / 1e9
+    place = next(p for p in (runs_folder(), *runs_folder().absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free / 1e9
     need = plan.disk_gb
     print(
         f"The course, profile {plan.name}: {len(todo)} notebooks, about {plan.minutes} minutes on 2 cores "
         f"the first time, {need} GB of disk ({free:.0f} GB free), no download."
     )
-    if free < need:
-        raise UserError(f"only {free:.1f} GB of disk are free in {home()}: {need} GB are needed")
+    if free < need and not (runs_folder() / "results.json").exists():
+        raise UserError(f"only {free:.1f} GB of disk are free in {place}: {need} GB are needed")
     if (runs_folder() / "notebooks").resolve() == todo[0].parent.resolve():
         raise UserError(f"{runs_folder()} holds the notebooks themselves: choose another folder with --runs")
     store()
@@ -124,7 +125,7 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
     from tqdm.auto import tqdm
 
     content = nbformat.read(notebook, as_version=4)
@@ -143,13 +144,15 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         # the manager is ours: shut its kernel down; widgets leave what the site shows of them
         client.execute(cleanup_kc=True, env=os.environ | {KEEP_PAGES: "1"})
     except CellExecutionError as error:
-        failed = error
+        failed = f"a cell failed: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        failed = "its kernel died, perhaps for want of memory"
     finally:
         bar.close()
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(content, copy)
     if failed:
-        print(f"{notebook.name}: a cell failed: {failed.ename}: {failed.evalue}")
+        print(f"{notebook.name}: {failed}")
         print(f"The notebook up to there: {copy}")
         return False
     if publish:

@@ -89,8 +89,9 @@ def pretraining_clips(stores: list[MelStore], leave_out: str | None = None) -> C
 def split_validation(clips: Clips, seed: int) -> tuple[Clips, Clips]:
     """Return clips to train on and clips for validation pairs.
 
-    Validation gets whole groups in random order, up to 5% of the clips or 256, but at least two
-    clips. If all clips are one group, both are all clips.
+    Validation gets whole groups in random order, up to 5% of the clips or 256. Where the first group
+    is larger than that, it gets the smallest groups that together have two clips: with a few large
+    groups that may be a large part. If all clips are one group, both are all clips.
     """
     groups = stream("validation", seed).permutation(np.unique(clips.groups))
     sizes = pd.Series(clips.groups).value_counts()[groups]

@@ -31,7 +31,8 @@ SYSTEM_ERROR = 2  # libsndfile's code for an error of the operating system
 SPARSE = 10  # a file with less than a tenth of its bytes on disk is mostly holes
 TRUNCATED = 0.9  # share of the promised length that must be there, if more than a second is missing
 HEADER_GUESSES = {"mp3", "aac", "ogg", "ac3"}  # FFmpeg's formats whose length is only estimated
-WAV_UNKNOWN = {0, 0xFFFF_FFFF}  # sizes in a WAV whose recorder was switched off, or that came through a pipe
+# sizes in a WAV whose recorder was switched off, or that came through a pipe (the last by SoX)
+WAV_UNKNOWN = {0, 0xFFFF_FFFF, 0x7FFF_F000}
 
 
 class Unusable(Exception):
@@ -70,7 +71,9 @@ def _decode(path: Path) -> Iterator:
         state = os.fstat(file.fileno())
         if state.st_size == 0:
             raise Unusable("empty file")
-        if getattr(state, "st_blocks", 0) and state.st_blocks * 512 * SPARSE < state.st_size:
+        # few blocks also have files that are compressed, or not yet written out
+        few = getattr(state, "st_blocks", 0) and state.st_blocks * 512 * SPARSE < state.st_size
+        if few and _has_holes(file.fileno(), state.st_size):
             raise Unusable("most of the file is missing (holes): copy or download it again")
         try:
             reader = _with_ffmpeg if inspect(file) == "ffmpeg" else _with_libsndfile
@@ -80,6 +83,12 @@ def _decode(path: Path) -> Iterator:
             raise
         except Exception as error:  # decoders raise many kinds for damaged files
             raise Unusable(f"unreadable: {first_line(error).rstrip('.')}") from None
+
+
+def _has_holes(file: int, size: int) -> bool:
+    hole = os.lseek(file, 0, os.SEEK_HOLE)
+    os.lseek(file, 0, os.SEEK_SET)
+    return hole < size
 
 
 # ----------------------------------------------------------------------------------------- decoders

@@ -108,7 +108,7 @@ def random_band_mask(segment: np.ndarray, rng: np.random.Generator, most: int = 
 
     This is SpecAugment's frequency mask (arXiv 1904.08779).
     """
-    width = int(rng.integers(most + 1))
+    width = int(rng.integers(min(most, segment.shape[1]) + 1))
     start = int(rng.integers(segment.shape[1] - width + 1))
     out = segment.copy()
     out[:, start : start + width] = segment.mean()
@@ -220,7 +220,7 @@ def labelled_batch(
 def clip_batches(
     clips: Iterable[np.ndarray], hop: int = SEGMENT_FRAMES, silence: float = SILENCE, segments: int = 64
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield whole clips in order, in batches of about `segments` segments.
+    """Yield whole clips in order, in batches of about `segments` segments, more only for a longer clip.
 
     `clips`: the frames of each clip, [T, M]. Yields (segments [S, T, M], the clip of each within
     the batch [S]).

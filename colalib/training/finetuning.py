@@ -21,7 +21,7 @@ from colalib.data.clips import Clips
 from colalib.data.segments import ReiterableBatches, clip_batches, labelled_batch, segment_std
 from colalib.data.splits import Split, evaluation_splits, subsample_labels
 from colalib.data.store import MelStore, open_store
-from colalib.encoder import Encoder
+from colalib.encoder import Encoder, choose_device
 from colalib.errors import UserError
 from colalib.fast_cpu import encode_batches, in_batches
 from colalib.files import atomic, fingerprint, locked
@@ -137,7 +137,8 @@ def finetune(
             return out
         torch.manual_seed(config.seed)
         module = AudioClassifier(config, network, classes).train()
-        seen = sorted(pretrained.seen_clip_ids) if pretrained else []
+        heard = pretrained.seen_clip_ids if pretrained else []
+        seen = sorted({*heard, *clips.ids[chosen], *clips.ids[split.valid]})
         write_run_config(out, "finetune", config, data, network, store.mel, seen)
         batch_size = min(config.batch_size, len(train))
 
@@ -149,6 +150,7 @@ def finetune(
         steps_per_epoch = max(1, len(split.train) // batch_size)
         fit(module, config, out, make_batch, valid, steps_per_epoch, {"accelerator": accelerator}, progress)
         module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
+        module.to(choose_device(accelerator))  # from which Lightning takes it
         with atomic(out / "predictions.csv", "w") as file:
             predict(module, store, split, out.name).to_csv(file, index=False)
         save_encoder(module.encoder, out)

@@ -42,9 +42,9 @@ def pretrain(
 ) -> Path:
     """Pre-train an encoder by contrast on one or more stores (COLA); return the run folder `out`.
 
-    5% of the clips, by whole groups (at most 256), are held out for validation pairs. With `resume`
-    an interrupted run goes on, and a finished one is returned as it is. Raises `UserError` for
-    settings that cannot be used.
+    About 5% of the clips, by whole groups, are held out for validation pairs (`split_validation`).
+    With `resume` an interrupted run goes on, and a finished one is returned as it is. Raises
+    `UserError` for settings that cannot be used.
 
     Test clips are never heard, nor is the fold `leave_out` of stores with folds: an encoder that
     shall be judged on a fold is pre-trained without it.

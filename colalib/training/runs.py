@@ -4,7 +4,7 @@
 
     config.json          settings, data (hash of the clip ids), mel, arch, versions, CPU precision
     metrics.csv          one row per logged step
-    clips.txt            ids of the clips that the encoder has seen in pre-training
+    clips.txt            ids of the clips that the encoder has heard in training, with or without labels
     last.ckpt            to resume from; best.ckpt: best on validation (never unpickled)
     predictions.csv      of a fine-tuning: one row per test clip
     snapshots/           the encoder at some steps, if they were asked for: 00000.safetensors, …
@@ -94,7 +94,7 @@ class Run:
 
     @cached_property
     def seen_clip_ids(self) -> frozenset[str]:
-        """Ids of the clips that the encoder has seen in pre-training."""
+        """Ids of the clips that the encoder has heard in training, with or without labels."""
         return frozenset((self.path / "clips.txt").read_text(encoding="utf-8").splitlines())
 
     @cached_property
@@ -154,7 +154,7 @@ class Run:
             )
 
     def overlap(self, store: MelStore, splits: list[Split]) -> int:
-        """Return how many test clips of `splits` the encoder saw in pre-training."""
+        """Return how many test clips of `splits` the encoder has heard in training."""
         tested = np.concatenate([split.test for split in splits])
         return sum(clip in self.seen_clip_ids for clip in store.ids[tested])
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from colalib.data.segments import StepDataset
 from colalib.encoder import choose_device
-from colalib.errors import UserError
+from colalib.errors import UserError, first_line
 from colalib.fast_cpu import keep_freed_memory
 from colalib.files import is_main_process
 from colalib.settings import check_limits
@@ -107,7 +108,7 @@ def fit(
     loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
     bar = ProgressBar(out.name, schedule, progress and is_main_process())
     metric, mode = module.monitor
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=out,
         filename="best",
         monitor=metric,
@@ -122,26 +123,37 @@ def fit(
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
     cuda = trainer_kwargs["accelerator"] in ("auto", "cuda") and torch.cuda.is_available()
-    trainer = lightning.Trainer(
-        **{"devices": 1, "precision": "bf16-mixed" if cuda else "32-true"} | trainer_kwargs,
-        use_distributed_sampler=False,
-        max_steps=schedule.steps or -1,
-        max_epochs=-1,
-        val_check_interval=max(50, min(LOG_STEPS * (steps_per_epoch // LOG_STEPS), 200)),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
-        logger=loggers,
-        log_every_n_steps=LOG_STEPS,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=out,
-    )
+    options = {"devices": 1, "precision": "bf16-mixed" if cuda else "32-true"} | trainer_kwargs
+    try:
+        trainer = lightning.Trainer(
+            **options,
+            use_distributed_sampler=False,
+            max_steps=schedule.steps or -1,
+            max_epochs=-1,
+            val_check_interval=max(50, min(LOG_STEPS * (steps_per_epoch // LOG_STEPS), 200)),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
+            logger=loggers,
+            log_every_n_steps=LOG_STEPS,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=out,
+        )
+    except (MisconfigurationException, ValueError) as error:  # more devices than there are, for one
+        raise UserError(f"this training cannot be started: {first_line(error)}") from None
+    wanted = options["devices"] * options.get("num_nodes", 1)
+    if trainer.world_size != wanted:  # Slurm without srun, for one
+        raise UserError(
+            f"{trainer.world_size} of {wanted} processes would train: start them by torchrun or srun"
+        )
     # a spawned process could not be given the batches' closures
     processes = LOADER_PROCESSES if cuda and multiprocessing.get_start_method() == "fork" else 0
     batches = StepDataset(make_batch, lambda: trainer.global_step)
-    loader = DataLoader(batches, batch_size=None, pin_memory=cuda, num_workers=processes)
+    loader = DataLoader(
+        batches, batch_size=None, pin_memory=cuda, num_workers=processes, worker_init_fn=ignore_sigterm
+    )
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, loader, valid, ckpt_path=last if start_step else None, weights_only=True)
@@ -152,6 +164,18 @@ def fit(
         bar.bar.close()
     keep_if_best(trainer, module, valid, best)
     return trainer
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Knows its best score again when a run folder was moved."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+
+def ignore_sigterm(worker: int) -> None:
+    """Let a loader's process outlive SIGTERM, which torchrun sends to all: it ends with its parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def read_position(last: Path) -> tuple[int, float]:
@@ -165,7 +189,7 @@ def read_position(last: Path) -> tuple[int, float]:
         raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
 
 
-def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: ModelCheckpoint) -> None:
+def keep_if_best(trainer: lightning.Trainer, module, valid: DataLoader, best: BestCheckpoint) -> None:
     """Validate at the end of a training, and keep the weights as best.ckpt if they are the best."""
     metric, mode = module.monitor
     values = trainer.validate(module, valid, verbose=False)[0]

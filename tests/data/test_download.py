@@ -355,6 +355,22 @@ def test_a_file_of_unknown_length_is_whole_when_nothing_lies_behind(server, monk
     assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
 
 
+def test_a_file_in_chunks_is_whole_when_their_end_has_come(server, monkeypatch, tmp_path):
+    archive = serve(server, monkeypatch, "fsdd", content := fsdd())
+
+    def in_chunks(handler):  # as a server sends what it makes on the way: no length, and no ranges
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for part in (content[:KEPT], content[KEPT:], b""):
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        handler.close_connection = True
+
+    monkeypatch.setattr(Handler, "do_GET", in_chunks)
+    assert (download.fetch(archive, tmp_path, progress=False) / "recordings").is_dir()
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -65,6 +65,15 @@ def test_random_band_mask_blanks_one_run_of_bands():
     assert 7 < np.mean(widths) < 9
 
 
+def test_the_band_mask_fits_few_bands():
+    x = np.random.default_rng(0).normal(size=(SEGMENT_FRAMES, 8)).astype(np.float32)
+    widths = {
+        int((segments.random_band_mask(x, np.random.default_rng(seed)) != x).any(axis=0).sum())
+        for seed in range(100)
+    }
+    assert widths == set(range(9))
+
+
 def test_random_multiply_is_one_factor_within_its_spread():
     x = np.random.default_rng(0).normal(size=(SEGMENT_FRAMES, 64)).astype(np.float32)
     factors = []

@@ -131,6 +131,12 @@ def test_a_corpus_without_a_usable_clip_is_refused(tmp_path):
         store.MelStore(tmp_path / "s")
 
 
+def test_settings_that_no_store_can_have_are_refused_before_the_work(folder, tmp_path):
+    with pytest.raises(UserError, match="contradict each other"):
+        store.build(corpora.load(folder), tmp_path / "s", MelConfig(fmax=8500))
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_store_of_other_clips_or_settings_is_refused(mel_store, folder, tmp_path):
     corpus = corpora.load(folder)
     shutil.copytree(mel_store.path, tmp_path / "s")

@@ -141,6 +141,13 @@ def test_a_failing_cell_ends_the_course(tmp_path, capsys):
     assert "so far" in (tmp_path / "out" / "failing.ipynb").read_text()
 
 
+def test_a_kernel_that_dies_ends_the_course(tmp_path, capsys):
+    dying = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(1)")])
+    nbformat.write(dying, tmp_path / "dying.ipynb")
+    assert not running.execute(tmp_path / "dying.ipynb", tmp_path / "out" / "dying.ipynb")
+    assert "dying.ipynb: its kernel died" in capsys.readouterr().out
+
+
 def test_stripping_keeps_figures_and_drops_audio_and_widgets():
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(file, "PNG")

@@ -1,5 +1,7 @@
 """Fine-tuning: what a classifier learns, on which clips it is judged, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,10 @@ from helpers import column, metrics
 from colalib import training
 from colalib.data import corpora, store
 from colalib.data.audio import MelConfig
+from colalib.data.splits import evaluation_splits
 from colalib.errors import UserError
 from colalib.settings import FinetuneConfig
+from colalib.training.runs import open_run
 
 
 def test_a_classifier_learns_and_is_judged_on_test_clips(finetuned, mel_store):
@@ -45,6 +49,14 @@ def test_predictions_do_not_depend_on_how_clips_are_batched(finetuned, mel_store
 
 
 @pytest.mark.slow
+def test_a_classifier_says_which_labelled_clips_it_heard(finetuned, mel_store):
+    run = open_run(finetuned)
+    split = evaluation_splits(mel_store.clips)[0]
+    assert run.seen_clip_ids >= {*mel_store.ids[split.train], *mel_store.ids[split.valid]}
+    assert run.overlap(mel_store, [split]) == 0
+    assert run.overlap(mel_store, [dataclasses.replace(split, test=split.train)]) == len(split.train)
+
+
 def test_early_stopping(mel_store, tmp_path):
     config = FinetuneConfig(steps=2000, batch_size=8, patience=1, lr=1e-9)  # nothing gets better
     run = training.finetune(mel_store, tmp_path / "run", config, progress=False)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 from helpers import ONE_THREAD, column, command, messages, metrics, run_command, send_when
@@ -16,7 +17,7 @@ from colalib import training
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
 from colalib.training.callbacks import MetricsCsv, Schedule
-from colalib.training.trainer import total_steps
+from colalib.training.trainer import BestCheckpoint, total_steps
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
@@ -134,6 +135,23 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("evil-was-here",)
+
+
+def test_a_run_that_was_moved_knows_its_best_score(tmp_path):
+    former = BestCheckpoint(dirpath=tmp_path / "a", monitor="valid/loss")
+    former.best_model_score = torch.tensor(0.9)
+    moved = BestCheckpoint(dirpath=tmp_path / "b", monitor="valid/loss")
+    moved.load_state_dict(former.state_dict())
+    assert moved.best_model_score == former.best_model_score
+
+
+def test_fewer_processes_than_asked_for_are_told(mel_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(lightning.Trainer, "world_size", 1)
+    two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    with pytest.raises(UserError, match="1 of 2 processes would train"):
+        training.pretrain(
+            [mel_store], tmp_path / "run", PretrainConfig(steps=5, batch_size=8), trainer_kwargs=two
+        )
 
 
 def test_checkpoints_from_others_are_never_unpickled(mel_store, tmp_path, monkeypatch):

@@ -243,6 +243,8 @@ class Download:
             elif code == 200:
                 total = _length(answer)
                 self.replace(answer, total, bar)
+                if answer.headers.get("Transfer-Encoding") == "chunked":
+                    return True  # its end is marked: requests raises if it does not come
             else:
                 raise Interrupted(f"the server says {code} {answer.reason}, which is not the file")
         # of an unknown length the next connection asks whether more lies behind

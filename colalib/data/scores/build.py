@@ -25,7 +25,7 @@ import soundfile
 from joblib import delayed
 from tqdm.auto import tqdm
 
-from colalib.data.processes import number_of, parallel
+from colalib.data.processes import number_of, parallel, worker_errors
 from colalib.data.scores import CLIPS_PER_CLASS, reading
 from colalib.data.scores.reading import CLASSES, Piece
 from colalib.data.scores.rendering import RATE, render
@@ -213,5 +213,6 @@ def run(task: Callable, arguments: list[tuple], jobs: int, text: str, progress: 
     if not arguments:
         return  # not even a bar
     results = parallel(jobs, len(arguments))(delayed(task)(*a) for a in arguments)
-    for _ in tqdm(results, desc=text, total=len(arguments), disable=not progress):
-        pass
+    with worker_errors():
+        for _ in tqdm(results, desc=text, total=len(arguments), disable=not progress):
+            pass
