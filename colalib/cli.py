@@ -220,6 +220,10 @@ def prepare(args) -> None:
     from colalib.data.store import build
 
     size = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
+    if size and args.corpus != "scores":
+        raise UserError(f"--clips-per-class is the size of `scores`: {args.corpus} has the clips that it has")
+    if args.labels and args.corpus in corpora.DESCRIPTIONS:
+        raise UserError(f"--labels is for a folder of your own: {args.corpus} has its own labels")
     corpus = corpora.load(args.corpus, labels=args.labels, data=args.data, jobs=args.jobs, **size)
     with backend(args.backend, args.scheduler):
         store = build(corpus, args.out, jobs=args.jobs)

@@ -1,7 +1,7 @@
 """Export an encoder as an ONNX file, for places without torch: log-mel segments in, block features and h out.
 
-The file carries its mel settings. `data.audio.log_mel` and `data.segments.split_segments` (numpy
-only) make its input.
+The file carries its mel settings. `data.audio.log_mel` makes the frames, without torch; to cut them into
+segments and to pool the results, write `data.segments.split_segments` and `encoder.pool_segments` in numpy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from colalib.data.segments import SEGMENT_FRAMES
 from colalib.encoder import Encoder
 from colalib.errors import UserError
-from colalib.files import atomic, try_writing
+from colalib.files import atomic, check_ours
 from colalib.training.runs import open_run
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -43,16 +43,16 @@ def to_onnx(encoder: str | Path, out: Path | str) -> float:
 
     Returns the largest difference from torch, as a share of the largest value. Input `segments` [S,
     98, M] float32; outputs `readout` [S, d], the block features, and `h` [S, dim]. A clip's
-    embedding is made by `encoder.pool_segments` of `readout`, then `evaluation.features.mel_profile`
-    (numpy only). Raises `UserError` if a package is missing or the difference is above 1e-3, and
-    then leaves no file.
+    embedding is made by `encoder.pool_segments` of `readout`, then `evaluation.features.mel_profile`.
+    Raises `UserError` if a package is missing, `out` is another program's file, or the difference is above
+    1e-3, and then leaves it as it was.
     """
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import onnxruntime
 
     run, out = open_run(encoder), Path(out)
-    try_writing(out.parent)
+    check_ours(out, b'"sample_rate"')  # of the mel settings, at its end
     model = Outputs(run.load_encoder()).eval()
     generator = torch.Generator().manual_seed(0)
     # about the range of log-mel values

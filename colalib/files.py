@@ -91,7 +91,7 @@ def try_writing(folder: Path) -> None:
 def check_ours(path: Path, sign: bytes) -> None:
     """Raise `OSError` if `path` cannot be written, `UserError` if it is a file of another program.
 
-    One of ours has `sign` in its first 1,000 bytes. Call this before a long computation.
+    One of ours has `sign` in its first 1,000 bytes or its last 100,000. Call this before a long computation.
     """
     try_writing(path.parent)
     if path.exists() and not is_ours(path, sign):
@@ -99,10 +99,11 @@ def check_ours(path: Path, sign: bytes) -> None:
 
 
 def is_ours(path: Path, sign: bytes) -> bool:
-    """Return whether a file is empty, or begins with `sign` within 1,000 bytes."""
+    """Return whether a file is empty, or has `sign` in its first 1,000 bytes or its last 100,000."""
     with open(path, "rb") as file:
         head = file.read(1000)
-    return not head or sign in head
+        file.seek(max(os.fstat(file.fileno()).st_size - 100_000, 0))
+        return not head or sign in head or sign in file.read()
 
 
 def file_state(path: Path) -> str:

@@ -89,6 +89,11 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     "words,message",
     [
         (["prepare", "nowhere", "--out", "s"], "no corpus and no folder named nowhere"),
+        (
+            ["prepare", ".", "--out", "s", "--clips-per-class", "5"],
+            "--clips-per-class is the size of `scores`",
+        ),
+        (["prepare", "fma_small", "--out", "s", "--labels", "none"], "--labels is for a folder of your own"),
         (["prepare", "fma_small", "--out", "s", "--data", "."], "fma_small not found"),
         (["prepare", "scores", "--out", "s", "--data", "d", "--jobs", "0"], "0 processes cannot do anything"),
         (["pretrain", "nowhere", "--out", "r"], "is not a store"),

@@ -27,9 +27,17 @@ def test_an_export_from_the_shell_equals_torch(tmp_path, capsys):
     with torch.no_grad():
         assert np.allclose(readout, encoder.block_features(x), atol=1e-3)
         assert np.allclose(h, encoder(x), atol=1e-3)
+    assert call(capsys, "export", "--encoder", "default", "--out", out)[0] == 0, "ours is written anew"
     properties = {p.key: p.value for p in onnx.load(out).metadata_props}
     assert json.loads(properties["mel"])["n_mels"] == 64
     assert properties["encoder"] == "default"
+
+
+def test_a_model_of_another_program_stays(tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "mine.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(UserError, match="not written by colalib"):
+        to_onnx("default", tmp_path / "mine.onnx")
 
 
 def test_what_is_no_run_cannot_be_exported(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ MOST_LONELY = 50
 CLIPPED = 1e-4  # share of the samples, from which a clip is listed
 SILENT = 0.25  # share of the parts
 CUT_OFF_DB = -3.0  # of an edge, relative to the loudest 20 ms
+LEAD = 0.5  # seconds that a player begins before the place of a finding
 
 
 @dataclass
@@ -120,9 +122,9 @@ def duplicates(collection: Collection, near: np.ndarray, progress: bool) -> list
         if abs(lengths[0] - lengths[1]) >= 0.02:
             words += f", {lengths[0]:.2f} s and {lengths[1]:.2f} s long"
         if "split" in across:
-            words += f"; splits {splits[a]} and {splits[b]}"
+            words += f"; splits {isolated(splits[a])} and {isolated(splits[b])}"
         if "group" in across:
-            words += f"; groups {groups[a]} and {groups[b]}"
+            words += f"; groups {isolated(groups[a])} and {isolated(groups[b])}"
         seconds = {"second": max(pair.shift, 0.0), "other_second": abs(min(pair.shift, 0.0))}
         kind = "leakage" if across else "duplicate"
         rows.append(
@@ -155,10 +157,17 @@ def wrong_labels(collection: Collection, label: str, notes: list[str]) -> list[d
             "kind": "label",
             "score": r.best_probability - r.given,
             "row": r.row,
-            "words": f"labelled {y[r.row]} ({r.given:.2f}), expected {r.best} ({r.best_probability:.2f})",
+            "words": f"labelled {isolated(y[r.row])} ({r.given:.2f}), "
+            f"expected {isolated(r.best)} ({r.best_probability:.2f})",
         }
         for r in wrong.itertuples()
     ]
+
+
+def isolated(name: str) -> str:
+    """Return a name so that text from right to left turns nothing around it; other names as they are."""
+    left_to_right = all(unicodedata.bidirectional(letter) not in ("R", "AL", "AN") for letter in name)
+    return name if left_to_right else f"\u2068{name}\u2069"
 
 
 def lonely(collection: Collection, near: np.ndarray, notes: list[str]) -> list[dict]:
@@ -206,10 +215,10 @@ def findings_of_levels(m: Levels) -> Iterator[dict]:
     if m.silent >= SILENT:
         start, end = m.silence
         words = f"{100 * m.silent:.0f}% of {m.seconds:.1f} s, the longest from {start:.1f} to {end:.1f} s"
-        yield {"kind": "silent", "score": m.silent, "words": words}
+        yield {"kind": "silent", "score": m.silent, "words": words, "second": start}
     if max(m.begin, m.end) >= CUT_OFF_DB:
         edges = [("begins", m.begin), ("ends", m.end)]
         words = " and ".join(f"{verb} at {round(db)} dB" for verb, db in edges if db >= CUT_OFF_DB)
-        second = 0.0 if m.begin >= CUT_OFF_DB else max(m.seconds - PREVIEW, 0.0)
+        second = 0.0 if m.begin >= CUT_OFF_DB else max(m.seconds + LEAD - PREVIEW, 0.0)
         score = 10 ** (max(m.begin, m.end) / 20)
         yield {"kind": "cut off", "score": score, "words": words + " of the loudest part", "second": second}

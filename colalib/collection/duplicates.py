@@ -41,9 +41,8 @@ def near_duplicates(store: MelStore, near: np.ndarray, progress: bool = False) -
     a < b), likeness in [-1, 1], and shift in seconds: what is heard at t in b is heard at t + shift in a.
     The time goes into one alignment per proposed pair.
     """
-    pairs = sorted(
-        {(min(i, j), max(i, j)) for i, row in enumerate(near.tolist()) for j in row} | set(propose(store))
-    )
+    pairs = {(min(i, j), max(i, j)) for i, row in enumerate(near.tolist()) for j in row}
+    pairs = sorted(pairs | set(propose(store, progress)))
     rows = []
     for a, b in tqdm(pairs, desc="align", unit="pair", disable=not progress, delay=1):
         both = changes(store.frames(a)), changes(store.frames(b))
@@ -55,7 +54,7 @@ def near_duplicates(store: MelStore, near: np.ndarray, progress: bool = False) -
     return table.sort_values("likeness", ascending=False, kind="stable", ignore_index=True)
 
 
-def propose(store: MelStore) -> Iterator[tuple[int, int]]:
+def propose(store: MelStore, progress: bool = False) -> Iterator[tuple[int, int]]:
     """Yield pairs (a, b), a < b, of clips that have a like event."""
     events = [anchors(changes(store.frames(i))) for i in range(len(store))]
     clip = np.repeat(np.arange(len(store)), [len(part) for part in events])  # of each event
@@ -63,11 +62,14 @@ def propose(store: MelStore) -> Iterator[tuple[int, int]]:
     if len(events) <= PROPOSALS:
         return
     block = max(BLOCK // len(events), 1)
-    for start in range(0, len(events), block):
+    starts = range(0, len(events), block)
+    for start in tqdm(starts, desc="compare events", disable=not progress, delay=1):
         alike = events[start : start + block] @ events.T  # [block, events]
         of = clip[start : start + block]
         alike[of[:, None] == clip] = -1
-        best = np.argpartition(-alike, PROPOSALS, axis=1)[:, :PROPOSALS]
+        some = alike.max(axis=1) > EVENT_ALIKE  # most events have no like one: these need no sorting
+        alike, of = alike[some], of[some]
+        best = np.argpartition(alike, -PROPOSALS, axis=1)[:, -PROPOSALS:]
         for i, row in zip(*np.nonzero(np.take_along_axis(alike, best, axis=1) > EVENT_ALIKE)):
             a, b = int(of[i]), int(clip[best[i, row]])
             yield min(a, b), max(a, b)
@@ -121,5 +123,6 @@ def anchors(change: np.ndarray) -> np.ndarray:
     around = peaks[:, None] + np.arange(before + after)  # [P, 24]
     bands = np.array_split(np.arange(change.shape[1]), 16)
     pooled = np.stack([padded[around][:, :, band].mean(axis=2) for band in bands], axis=2)  # [P, 24, 16]
-    pooled = (pooled[:, 0::2] + pooled[:, 1::2]).reshape(len(peaks), -1)  # two frames at a time
+    pooled = pooled[:, 0::2] + pooled[:, 1::2]  # two frames at a time
+    pooled = pooled.reshape(len(peaks), (before + after) // 2 * 16)
     return pooled / (np.linalg.norm(pooled, axis=1, keepdims=True) + 1e-9)

@@ -128,10 +128,12 @@ class Labels:
                     os.replace(newer, older)
             with atomic(places[0]) as file:
                 file.write(former)
-        end = "\r\n" if b"\r\n" in former else "\n"
+        first, line_end, _ = former.removeprefix(BOM).partition(b"\n")
+        end = "\r\n" if first.endswith(b"\r") else "\n"
         text = cells.to_csv(header=False, index=False, lineterminator=end)
+        separator = (first + line_end) * first.lower().startswith(b"sep=,")  # Excel's own line
         with atomic(self.index) as file:
-            file.write(BOM * former.startswith(BOM) + text.encode())
+            file.write(BOM * former.startswith(BOM) + separator + text.encode())
 
 
 def clean(label: str) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,19 @@ NO_LENGTH = 1e-2  # of a standardised embedding, where 63 is usual: the mean its
 class Collection:
     """Clips with their embeddings: `table`, a row per clip; `vectors` float32 [n, d], perhaps memory-mapped.
 
-    `audio` is the folder of the recordings, or None if it is gone. `note`: see `Corpus`.
+    They are computed when they are first asked for, and kept in the folder `keep` if there is one. `audio`
+    is the folder of the recordings, or None if it is gone. `note`: see `Corpus`.
     """
 
     store: MelStore
     features: Source
-    vectors: np.ndarray
+    keep: Path | None
     audio: Path | None
     note: str = ""
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        return self.features.of_store(self.store, self.keep)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -71,14 +78,14 @@ def open_collection(
         if isinstance(source, MelStore) or store.is_store(source):
             opened = store.open_store(source)
             audio, note, keep = opened.known_audio, "", opened.path / "embeddings"
-            if not os.access(opened.path, os.W_OK):  # someone else's: embedded anew each time
-                keep = None
+            if not os.access(keep if keep.exists() else opened.path, os.W_OK):
+                keep = None  # someone else's: embedded anew each time
         else:
             corpus = corpora.load(source)
             mel = {"config": features.mel} if features.mel else {}
             opened = store.build(corpus, Path(folder) / "store", jobs=jobs, progress=progress, **mel)
             audio, note, keep = corpus.root, corpus.note, None
-        yield Collection(opened, features, features.of_store(opened, keep), audio, note)
+        yield Collection(opened, features, keep, audio, note)
 
 
 @dataclass
@@ -102,7 +109,8 @@ def scale_of(vectors: np.ndarray) -> Scale:
     mapped = getattr(vectors, "filename", None)
     file = mapped and Path(mapped).with_suffix(".scale.npz")
     if file and file.exists():
-        with suppress(ValueError, OSError, KeyError, TypeError):  # damaged: computed again
+        # damaged: computed again
+        with suppress(ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
             with np.load(file) as kept:
                 return Scale(**kept)
     n = len(vectors)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from colalib.collection.audit import KINDS, Audit
+from colalib.collection.audit import KINDS, LEAD, Audit
 from colalib.data.audio import previews
 from colalib.data.tables import write_table
 from colalib.files import atomic, check_ours, check_writable
 
 SHOWN = 25  # findings per kind with their sound: up to 1.5 MB of previews per kind
 GENERATOR = '<meta name="generator" content="colalib audit">'  # tells our page from others
-LEAD = 0.5  # seconds to hear before the place itself
 
 STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --soft: #666; --card: #f6f6f6; }
@@ -95,7 +94,8 @@ def item(finding, sounds: dict) -> str:
     if finding.other_path:
         clips.append((finding.other, finding.other_path, finding.other_second))
     players = "".join(
-        f'<div><div class="name">{escape(name)}</div>{player(name, sounds.get(place(path, second)))}</div>'
+        f'<div><div class="name" dir="auto">{escape(name)}</div>'
+        f"{player(name, sounds.get(place(path, second)))}</div>"
         for name, path, second in clips
     )
     return (

@@ -21,6 +21,7 @@ from colalib.errors import UserError
 from colalib.evaluation.embedding import Windows, decoder, embed_clips
 
 MOST_SEGMENTS = 600  # of a clip: of one longer than five minutes they lie further apart
+PLACED = 100  # hits of which the seconds are told: each is embedded again
 
 
 def search(
@@ -39,7 +40,8 @@ def search(
 
     Columns: rank; similarity, the cosine of standardised embeddings, as in `evaluation.neighbours`; clip_id,
     path, label, group; `second`, where the segment begins that is most like one of the query, and
-    `query_second`, where that one begins. Raises `UserError` for a clip or a source that cannot be used.
+    `query_second`, where that one begins (of the first 100). Raises `UserError` for a clip or a source that
+    cannot be used.
     """
     with open_collection(source, encoder, **options) as collection:
         if options.get("progress"):
@@ -68,8 +70,9 @@ def search(
         found = table.iloc[nearest][["clip_id", "path", "label", "group"]].reset_index(drop=True)
         found.insert(0, "rank", np.arange(1, len(found) + 1))
         found.insert(1, "similarity", similarity[nearest])
-        found["second"], found["query_second"] = np.transpose(best_seconds(collection, nearest, row, frames))
-        return found
+        places = best_seconds(collection, nearest[:PLACED], row, frames)
+        places = pd.DataFrame(places, columns=["second", "query_second"])
+        return pd.concat([found, places], axis=1)
 
 
 def row_of(collection: Collection, clip: str | Path) -> int | None:
@@ -108,18 +111,29 @@ def best_seconds(
     collection: Collection, found: np.ndarray, row: int | None, frames: np.ndarray | None
 ) -> list[tuple[float, float]]:
     """Return where each found clip is most like the query: seconds in the clip, and in the query."""
-    mel = collection.store.mel
-    longest = mel.seconds(collection.table["frames"].iloc[found].max())
-    windows = Windows(collection.features, mel, max(mel.seconds(EVAL_HOP_FRAMES), longest / MOST_SEGMENTS))
-    if row is not None:
-        vectors = windows.of_store(collection.store, np.concatenate([[row], found]))
-    else:
-        query = embed_clips(collection.features, windows.cut([frames]), collection.store)
-        vectors = np.concatenate([query, windows.of_store(collection.store, found)])
-    unit = normalize(StandardScaler().fit_transform(vectors))
-    query, *clips = np.split(unit, np.cumsum([len(starts) for starts in windows.starts])[:-1])
+    starts, vectors = zip(*(windows_of(collection, i, frames) for i in (row, *found)))
+    scaler = StandardScaler().fit(np.concatenate(vectors))
+    query, *clips = (normalize(scaler.transform(part)) for part in vectors)
     places = []
-    for starts, clip in zip(windows.starts[1:], clips):
+    for begins, clip in zip(starts[1:], clips):
         in_clip, in_query = np.unravel_index(np.argmax(clip @ query.T), (len(clip), len(query)))
-        places.append((round(starts[in_clip], 2), round(windows.starts[0][in_query], 2)))
+        places.append((round(begins[in_clip], 2), round(starts[0][in_query], 2)))
     return places
+
+
+def windows_of(
+    collection: Collection, row: int | None, frames: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the windows of a clip begin (s) and their features [w, d]; without `row`, of `frames`."""
+    store, features = collection.store, collection.features
+    windows = Windows(features, store.mel, store.mel.seconds(EVAL_HOP_FRAMES))
+    if row is None:
+        seconds = len(frames) / windows.rate
+    else:
+        seconds = store.mel.seconds(int(store.clips["frames"].iloc[row]))
+    windows = Windows(features, store.mel, max(windows.every, seconds / MOST_SEGMENTS))
+    if row is None:
+        vectors = embed_clips(features, windows.cut([frames]), store)
+    else:
+        vectors = windows.of_store(store, np.array([row]))
+    return windows.starts[0], vectors

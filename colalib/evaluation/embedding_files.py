@@ -31,7 +31,8 @@ def embed_to_file(source: str | Path, encoder: str | Path, out: Path | str, **op
     parquet = Path(out).suffix == ".parquet"
     if parquet and not find_spec("pyarrow"):
         raise UserError(".parquet needs pyarrow: pip install pyarrow, or name a file that ends in .npz")
-    check_ours(Path(out), b"PAR1" if parquet else b"PK\x03\x04")
+    # an .npz of ours begins with its embeddings; a .parquet names its columns at its end
+    check_ours(Path(out), b"projection_x" if parquet else b"embedding.npy")
     embedded = embed(source, encoder, **options)
     (write_parquet if parquet else write_npz)(embedded, Path(out))
     return embedded
@@ -76,7 +77,7 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
         sounds = audio.previews(zip(files, starts))
         names = [f"{path}.mp3" for path in embedded.clips["path"]]
         columns["audio"] = pa.StructArray.from_arrays(
-            [pa.array([sound or None for sound in sounds], pa.binary()), names], ["bytes", "path"]
+            [pa.array([sound or None for sound in sounds], pa.large_binary()), names], ["bytes", "path"]
         )
     x, y = layout(vectors, metric="cosine", init="pca").astype(np.float32).T.copy()
     columns |= {"projection_x": pa.array(x), "projection_y": pa.array(y)}
@@ -97,5 +98,5 @@ def as_lists(rows: np.ndarray):
     """Return an array [n, k] as pyarrow's list column."""
     import pyarrow as pa
 
-    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, rows.ravel())
+    offsets = np.arange(0, rows.size + 1, rows.shape[1])
+    return pa.LargeListArray.from_arrays(offsets, rows.ravel())

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import entropy
+from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
@@ -36,7 +37,7 @@ TEMPERATURES = np.geomspace(0.05, 20, 41)
 NEIGHBOUR_BLOCK = 1000  # rows compared with all others at a time: 1,000 × n distances in memory
 
 
-def temperature_scaled_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
+def temperature_scaled_loss(model: ClassifierMixin, x: np.ndarray, y: np.ndarray) -> float:
     """Return the cross-entropy of a fitted classifier after temperature scaling, in nats.
 
     It is insensitive to overconfidence.
@@ -65,23 +66,22 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True)
             "the training side has only one class, from which nothing can be learned: label more clips"
         )
 
-    def fit(rows: np.ndarray, c: float) -> Pipeline:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)).fit(x[rows], y[rows])
+    def regression(c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, max_iter=300)
 
     valid = split.valid[np.isin(y[split.valid], y[split.train])]
     # in small matrices BLAS threads only wait for each other: one thread for each C instead
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)
-        models = pool.map(lambda c: fit(split.train, c), C_GRID)
         best = C_GRID[len(C_GRID) // 2]
         if len(valid):
-            losses = {
-                c: temperature_scaled_loss(model, x[valid], y[valid]) for c, model in zip(C_GRID, models)
-            }
+            scaler = StandardScaler().fit(x[split.train])
+            train, held = scaler.transform(x[split.train]), scaler.transform(x[valid])
+            models = pool.map(lambda c: regression(c).fit(train, y[split.train]), C_GRID)
+            losses = {c: temperature_scaled_loss(model, held, y[valid]) for c, model in zip(C_GRID, models)}
             best = min(losses, key=losses.get)
-        return fit(np.concatenate([split.train, split.valid]) if refit else split.train, best).predict(
-            x[split.test]
-        )
+        rows = np.concatenate([split.train, split.valid]) if refit else split.train
+        return make_pipeline(StandardScaler(), regression(best)).fit(x[rows], y[rows]).predict(x[split.test])
 
 
 def knn(x: np.ndarray, y: np.ndarray, split: Split, k: int = 5) -> np.ndarray:

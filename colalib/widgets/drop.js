@@ -37,9 +37,14 @@ function recorder(take, refuse) {
   button.onclick = async () => {
     if (recording) return recording.stop();
     const name = `recording ${++count}.wav`, parts = [];
+    let stream = null, timer = 0;
+    const end = () => {
+      clearInterval(timer), stream?.getTracks().forEach((track) => track.stop());
+      recording = null, button.textContent = start;
+    };
     button.disabled = true;
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+      stream = await navigator.mediaDevices.getUserMedia({ audio: true });
       recording = new MediaRecorder(stream);
       recording.ondataavailable = (event) => parts.push(event.data);
       const begun = performance.now(), tick = () => {
@@ -47,15 +52,11 @@ function recorder(take, refuse) {
         button.textContent = `■ stop (${seconds.toFixed(0)} s)`;
         if (seconds >= LONGEST || !button.isConnected) recording.stop();
       };
-      const timer = setInterval(tick, 500);
-      recording.onstop = () => {
-        clearInterval(timer), stream.getTracks().forEach((track) => track.stop());
-        recording = null, button.textContent = start;
-        finish(name, parts);
-      };
+      recording.onstop = () => { end(); finish(name, parts); };
       recording.start(), tick();
+      timer = setInterval(tick, 500);
     } catch (error) { // no microphone, or it was not allowed
-      recording = null;
+      end();
       refuse(name, `the browser does not record (${error.message})`);
     } finally {
       button.disabled = false;

@@ -2,7 +2,7 @@
 // needs is in the page (or a file beside it, or on the Jupyter server), so it goes on working when the kernel is gone.
 // Of spaces with scores (the snapshots of a training) one is shown at a time: a slider chooses it, and points glide to their places.
 import { csv, curve, download, element, forms, visible } from "./maps_parts.js";
-import { spectrogram } from "./maps_spectrogram.js";
+import { LARGEST, TOO_LONG, spectrogram } from "./maps_spectrogram.js";
 import { view } from "./maps_view.js";
 
 const GLIDE = 900, STAY = 1600; // milliseconds: how long points glide, and from one snapshot to the next when they are played
@@ -69,6 +69,7 @@ function render({ model, el }) {
   filter.oninput = () => find(filter.value);
   filter.onkeydown = (event) => {
     event.stopPropagation();
+    if (event.isComposing) return; // Enter ends a word of Chinese or Japanese
     if (event.key === "Escape") filter.value = "", find("");
     if (event.key === "Enter" && matches) pick(Array.from(matches.keys()).filter((i) => matches[i]));
   };
@@ -98,7 +99,10 @@ function render({ model, el }) {
   };
   model.on("change:added", () => { map.added = model.get("added"); replace(); select(n + map.added.length - 1, false); });
   model.on("change:moment", () => { if (model.get("moment") !== map.target) rest(), goTo(model.get("moment")); });
-  model.on("change:columns", () => { Object.assign(columns, model.get("columns")); words = searched(); drawLegend(); redraw(); });
+  model.on("change:columns", () => {
+    Object.assign(columns, model.get("columns")), (words = searched()), (matches = matching(filter.value));
+    drawLegend(), redraw();
+  });
   model.on("change:picked", () => { // by the kernel: what is played in turn goes on
     const now = model.get("picked"), waiting = queue.filter((i) => now.includes(i));
     if (now !== map.picked) pick(now), (queue = waiting);
@@ -134,9 +138,12 @@ function render({ model, el }) {
   function colouring() { return columns[column] || { names: [""], colours: ["#999999"], codes: new Uint8Array(n) }; }
   function found(i) { return !matches || matches[i]; }
   function lit(i) { return (!chosen.size || chosen.has(i)) && Boolean(found(i)); }
-  function find(text) {
+  function matching(text) {
     const wanted = text.normalize().toLowerCase().split(/\s+/).filter(Boolean);
-    matches = wanted.length ? words.map((line) => wanted.every((word) => line.includes(word))) : null;
+    return wanted.length ? words.map((line) => wanted.every((word) => line.includes(word))) : null;
+  }
+  function find(text) {
+    matches = matching(text);
     const hits = matches && matches.filter(Boolean).length;
     said.textContent = matches ? `${hits} of ${count(titles)} match${hits ? ": Enter lists them" : ""}` : HINT;
     root.dataset.matches = matches ? hits : "";
@@ -207,7 +214,12 @@ function render({ model, el }) {
     if (i < n && !links[i]) return preview(i).slice().buffer;
     const beside = location.protocol === "file:" && i < n;
     if (beside) throw new RangeError("no spectrogram: this sound is a file beside the page, which browsers do not let it read");
-    return (await fetch(url(i))).arrayBuffer();
+    const answer = await fetch(url(i));
+    if (Number(answer.headers.get("content-length")) > LARGEST) {
+      answer.body?.cancel();
+      throw new RangeError(TOO_LONG);
+    }
+    return answer.arrayBuffer();
   }
   function play(i) {
     if (!hasSound(i)) return void setTimeout(() => { if (queue.length) next(); });

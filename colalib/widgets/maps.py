@@ -140,7 +140,9 @@ def links(files: list[Path]) -> list[str]:
 
     def link(path: Path) -> str:
         path = path.resolve()
-        if path.suffix.lower() not in PLAYABLE or not path.is_relative_to(root):
+        # the server hides what lies in a folder whose name begins with a dot
+        served = path.is_relative_to(root) and not any(p[0] == "." for p in path.relative_to(root).parts)
+        if path.suffix.lower() not in PLAYABLE or not served:
             path = stand_in(path, folder)
         return "files/" + quote(Path(os.path.relpath(path, root)).as_posix())
 
@@ -167,12 +169,12 @@ def stand_in(path: Path, folder: Path) -> Path:
     return copy
 
 
-def place(space: Space, wave: np.ndarray, store: MelStore, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a recording [samples] lies on a map (x, y), and the numbers of its k nearest clips.
+def place(space: Space, wave: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Return where samples [n] at 16 kHz lie on a map (x, y), and the numbers of their k nearest clips.
 
     Nearest in the space itself, by cosine similarity of standardised features.
     """
-    embedding = embed((wave, store.mel.sample_rate), space.encoder).vectors  # [1, d]
+    embedding = embed((wave, 16_000), space.encoder).vectors  # [1, d]
     scaler = StandardScaler().fit(space.features)
     new = scaler.transform(embedding)
     clips = scaler.transform(space.features)
@@ -233,7 +235,7 @@ class EmbeddingMap(parts.WidgetWithFallback):
         self.message.value = f"{title}: embedding …"
         try:
             wave = load()
-            placed = [place(space, wave, self.store, self.k) for space in self.spaces.values()]
+            placed = [place(space, wave, self.k) for space in self.spaces.values()]
             sound = base64.b64encode(to_mp3(wave)).decode()
         # also a path that no file can have, no such home folder, too long for the memory
         except (*parts.NO_SOUND, ValueError, RuntimeError, MemoryError) as error:

@@ -33,7 +33,12 @@ export function visible(colour, ground) {
 
 // The form of each value's points: where there are more values than colours, 0 a disc, 1 a square, 2 a triangle.
 export function forms(colours) {
-  return colours.map((colour, j) => Math.min(2, colours.slice(0, j).filter((other) => other === colour).length));
+  const seen = new Map();
+  return colours.map((colour) => {
+    const before = seen.get(colour) ?? 0;
+    seen.set(colour, before + 1);
+    return Math.min(2, before);
+  });
 }
 
 // A table as CSV. A spreadsheet would run text that begins so as a formula: it gets an apostrophe in front.

@@ -3,7 +3,9 @@ import { element } from "./maps_parts.js";
 
 const RATE = 16_000, WINDOW = 1024, BANDS = 64, LOWEST = 60, HIGHEST = 7800; // Hz, samples: as the encoders hear it
 const RANGE = 70; // dB from the brightest to black
-const COLUMNS = 1200, LARGEST = 2e7; // of the picture; bytes of a sound that is fetched for it
+const COLUMNS = 1200; // of the picture
+export const LARGEST = 2e7; // bytes of a sound that is fetched for it
+export const TOO_LONG = "its sound is too long for a spectrogram";
 const MAGMA = [[0, 0, 4], [28, 16, 68], [79, 18, 123], [129, 37, 129], [181, 54, 122], [229, 80, 100], [251, 135, 97], [254, 194, 135],
   [252, 253, 191]];
 
@@ -104,7 +106,7 @@ export function spectrogram(audio, bytes, title) {
     try {
       const sound = await bytes(i);
       if (i !== shown) return;
-      if (sound.byteLength > LARGEST) throw new RangeError("its sound is too long for a spectrogram");
+      if (sound.byteLength > LARGEST) throw new RangeError(TOO_LONG);
       const samples = await samplesOf(sound);
       if (i !== shown) return;
       paint(canvas, melSpectrogram(samples));
@@ -112,10 +114,10 @@ export function spectrogram(audio, bytes, title) {
       canvas.setAttribute("aria-label", `mel spectrogram of ${title(i)}, ${seconds.toFixed(1)} s`);
       words = `mel spectrogram, ${seconds.toFixed(1)} s, ${RANGE} dB`;
     } catch (error) {
+      if (i !== shown) return;
       seconds = 0;
       words = error instanceof RangeError ? error.message : "its spectrogram cannot be shown";
     }
-    if (i !== shown) return;
     frame.hidden = canvas.hidden = head.hidden = !seconds, note.textContent = words;
     follow();
   }

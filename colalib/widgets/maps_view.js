@@ -72,7 +72,12 @@ export function view(map, name, m) {
     if (!settled) settle();
     const c = layer.getContext("2d"), { codes, colours } = map.colouring();
     const radius = (n > 2000 ? 2.2 : n > 600 ? 3 : 4) * Math.min(2.5, zoom ** 0.35);
-    const marks = forms(colours), dots = colours.map((colour, j) => stamp(visible(colour, paper), marks[j], radius, scale));
+    const marks = forms(colours), stamps = new Map(); // a few, however many values there are
+    const dots = colours.map((colour, j) => {
+      const key = colour + marks[j];
+      if (!stamps.has(key)) stamps.set(key, stamp(visible(colour, paper), marks[j], radius, scale));
+      return stamps.get(key);
+    });
     const half = dots[0].width / 2;
     c.clearRect(0, 0, w, h);
     for (const lit of [false, true]) { // what is dimmed lies below

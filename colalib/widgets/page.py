@@ -22,6 +22,7 @@ import anywidget
 import numpy as np
 import pandas as pd
 
+from colalib.data import corpora
 from colalib.data.audio import previews
 from colalib.data.corpus import UNPRINTABLE
 from colalib.data.splits import check_column
@@ -186,12 +187,13 @@ def write_map(
     check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
+    known = MelStore(source) if is_store(source) else corpora.load(source)
     if is_store(source):
-        MelStore(source).audio_root()  # must be there: a map is to be heard
+        known.audio_root()  # must be there: a map is to be heard
+    for label in labels:
+        check_column(known.clips, label)
     embedded = embed(source, encoder, **options)
     clips = embedded.clips
-    for label in labels:
-        check_column(clips, label)
     folder = out.with_name(f"{out.stem}-sounds")
     sounds = write_sounds([embedded.root / path for path in clips["path"]], folder, int(inside * 1e6 * 3 / 4))
     # name → features and places; the name stands above the map

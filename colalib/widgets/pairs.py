@@ -275,7 +275,8 @@ class PairPlayer(parts.WidgetWithFallback):
         if any(switch.value for switch in self.switches.values()):
             return audio.resynthesise(x, self.store.mel)
         clip, start = place
-        wave = self.load_audio(self.corpus.root / self.store.clips["path"].iloc[clip])
+        path = self.corpus.root / self.store.clips["path"].iloc[clip]
+        wave = self.load_audio(path, self.store.mel.sample_rate)
         hop = self.store.mel.hop
         return wave[start * hop : (start + SEGMENT_FRAMES) * hop]
 

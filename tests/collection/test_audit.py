@@ -10,13 +10,16 @@ from helpers import RATE, call, tone
 from planting import recall
 
 from colalib.collection import audit, levels, page
-from colalib.collection.audit import KINDS
+from colalib.collection.audit import KINDS, isolated
 from colalib.collection.duplicates import align, changes
 from colalib.collection.levels import measure
+from colalib.collection.opening import Collection
+from colalib.collection.page import place
 from colalib.collection.wrong_labels import label_probabilities
 from colalib.data import decoding
 from colalib.data.audio import log_mel
 from colalib.data.tables import read_table
+from colalib.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,35 @@ def test_levels(tmp_path):
     assert max(fade.begin, fade.end) < -40
     assert measure(tmp_path / "gone.wav") is None
     assert pd.notna(full.seconds)
+
+
+def test_where_to_listen_to_what_is_wrong_with_levels(tmp_path):
+    t = np.arange(20 * RATE) / RATE
+    sine = 0.5 * np.sin(2 * np.pi * 440 * t) * np.minimum(t, 1)  # fades in, and ends abruptly
+    write(tmp_path / "clips", end=sine, middle=np.where((t > 9) & (t < 16), 0, sine * np.minimum(20 - t, 1)))
+    findings = audit(tmp_path / "clips", encoder="mel-stats", jobs=1).findings.set_index(["kind", "path"])
+    assert findings.loc[("silent", "middle.wav"), "second"] == pytest.approx(9, abs=0.06)
+    begin = place("end.wav", findings.loc[("cut off", "end.wav"), "second"])[1]
+    assert begin == pytest.approx(14, abs=0.06), "the last six seconds are heard"
+
+
+def test_a_clip_in_which_nothing_changes_is_audited_too(tmp_path):
+    steady = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
+    write(tmp_path / "clips", steady=steady, **{f"t{i}": tone(200 + 90 * i, 1, i) for i in range(5)})
+    assert not np.any(changes(log_mel(steady.astype(np.float32))))
+    audited = audit(tmp_path / "clips", encoder="mel-stats", jobs=1)
+    assert audited.clips == 6
+
+
+def test_a_wrong_column_is_told_before_anything_is_embedded(planted_store, monkeypatch):
+    monkeypatch.setattr(Collection, "vectors", None)
+    with pytest.raises(UserError, match="no column 'mood'"):
+        audit(planted_store, label="mood", jobs=1)
+
+
+def test_names_from_right_to_left_are_isolated():
+    assert isolated("low, deep") == "low, deep"
+    assert isolated("שלום") == "\u2068שלום\u2069"
 
 
 def test_findings_of_another_program_stay(planted_store, tmp_path, capsys):

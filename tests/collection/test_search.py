@@ -1,5 +1,7 @@
 """The nearest clips of a collection, and where in them."""
 
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,8 +9,9 @@ from helpers import RATE, call, messages
 from planting import melody
 
 from colalib.collection import search
-from colalib.collection.opening import Scale, blocks, scale_of, similarities
+from colalib.collection.opening import Collection, Scale, blocks, scale_of, similarities
 from colalib.data.tables import read_table
+from colalib.errors import UserError
 from colalib.evaluation import embed, neighbours
 
 
@@ -47,6 +50,40 @@ def test_other_groups_leave_out_its_own(planted_store):
 def test_a_folder_gives_what_its_store_gives(planted, planted_store):
     of_folder = search(planted[0], "m5.wav", k=3, encoder="mel-stats", jobs=1)
     assert of_folder.equals(search(planted_store.path, "m5.wav", k=3, encoder="mel-stats"))
+
+
+def test_a_long_recording_does_not_blur_where_the_others_match(planted, tmp_path, monkeypatch):
+    root = tmp_path / "clips"
+    root.mkdir()
+    for name in ("m3", "m9"):
+        (root / f"{name}.wav").symlink_to(planted[0] / f"{name}.wav")
+    long = np.concatenate([melody(seed, 0) for seed in range(20, 28)])  # 20 s
+    soundfile.write(root / "long.wav", long, RATE, subtype="FLOAT")
+    monkeypatch.setattr(sys.modules[search.__module__], "MOST_SEGMENTS", 8)
+    soundfile.write(tmp_path / "query.wav", melody(9, 0)[RATE:], RATE, subtype="FLOAT")
+    found = search(root, tmp_path / "query.wav", jobs=1).set_index("clip_id")
+    hit = found.loc["m9.wav"]
+    assert hit["second"] - hit["query_second"] == pytest.approx(1, abs=0.3)
+
+
+def test_seconds_are_told_of_the_first_hits(planted_store, monkeypatch):
+    monkeypatch.setattr(sys.modules[search.__module__], "PLACED", 2)
+    found = search(planted_store.path, "m5.wav", k=5, encoder="mel-stats")
+    assert found["second"].notna().tolist() == [True, True, False, False, False]
+
+
+def test_a_wrong_name_is_told_before_anything_is_embedded(planted, monkeypatch):
+    monkeypatch.setattr(Collection, "vectors", None)
+    with pytest.raises(UserError, match="neither a clip_id"):
+        search(planted[0], "m555.wav", jobs=1)
+
+
+def test_a_damaged_scale_is_computed_again(planted_store):
+    found = search(planted_store.path, "m5.wav", k=5)
+    (kept,) = (planted_store.path / "embeddings").glob("*.scale.npz")
+    for content in (b"", kept.read_bytes()[:100]):
+        kept.write_bytes(content)
+        assert search(planted_store.path, "m5.wav", k=5).equals(found)
 
 
 def test_the_command_prints_and_writes(planted_store, tmp_path, capsys):

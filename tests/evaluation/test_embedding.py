@@ -218,10 +218,37 @@ def test_columns_whose_names_are_taken_are_kept(tmp_path):
 
 def test_a_file_is_decoded_once_for_all_its_previews(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(300, 3.0, 1), RATE)
-    decoded, load = [], audio.load_audio
-    monkeypatch.setattr(audio, "load_audio", lambda path: decoded.append(path) or load(path))
+    decoded, stream = [], audio.stream
+    monkeypatch.setattr(audio, "stream", lambda path, *rate: decoded.append(path) or stream(path, *rate))
     path, gone = tmp_path / "a.wav", tmp_path / "gone.wav"
     sounds = [*audio.previews([(path, 0.0), (path, 1.0), (gone, 0.0), (path, 2.0)])]
     assert sounds[2] == b""
     assert len(sounds[0]) > len(sounds[1]) > len(sounds[3]) > 0
     assert len(decoded) == 3  # places that follow each other
+    assert sounds[1] == audio.to_mp3(audio.load_audio(path)[RATE:])
+
+
+def test_a_preview_of_a_long_recording_decodes_no_more_than_it_needs(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.flac", tone(300, 100.0, 1), RATE)
+    blocks, stream = [], audio.stream
+    monkeypatch.setattr(audio, "stream", lambda path, *_: (blocks.append(b) or b for b in stream(path)))
+    (sound,) = audio.previews_of_file(tmp_path / "a.flac", [28.0])  # from one block into the next
+    assert sum(map(len, blocks)) <= 60 * RATE
+    assert sound == audio.to_mp3(audio.load_audio(tmp_path / "a.flac")[28 * RATE : 34 * RATE])
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_a_file_of_another_program_stays(mel_store, tmp_path, suffix):
+    out = tmp_path / f"mine.{suffix}"
+    if suffix == "npz":
+        np.savez(out, a=np.zeros(3))
+    else:
+        pytest.importorskip("pyarrow")
+        pd.DataFrame({"a": [1, 2]}).to_parquet(out)
+    content = out.read_bytes()
+    with pytest.raises(UserError, match="not written by colalib"):
+        evaluation.embed_to_file(mel_store.path, "mel-stats", out)
+    assert out.read_bytes() == content
+    out.unlink()
+    for _ in range(2):  # but one of ours is written anew
+        evaluation.embed_to_file(mel_store.path, "mel-stats", out)

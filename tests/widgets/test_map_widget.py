@@ -21,7 +21,7 @@ def test_a_recording_lands_where_it_belongs(corpus, mel_store, space):
     paths = dict(zip(corpus.clips["clip_id"], corpus.clips["path"]))
     i = 17
     wave = audio.load_audio(corpus.root / paths[mel_store.clips["clip_id"][i]])
-    xy, near = maps.place(space, wave, mel_store)
+    xy, near = maps.place(space, wave)
     assert near[0] == i
     assert np.allclose(xy, space.reducer.embedding_[i], atol=0.05 * np.ptp(space.reducer.embedding_))
 
@@ -30,7 +30,7 @@ def test_the_features_of_a_map_may_come_from_elsewhere(corpus, mel_store):
     mel_stats = evaluation.embed(mel_store.path, "mel-stats").vectors
     reducer = PCA(2).fit(StandardScaler().fit_transform(mel_stats))
     wave = audio.load_audio(corpus.root / corpus.clips["path"][5])
-    xy, near = maps.place(widgets.Space(mel_stats, reducer, "mel-stats"), wave, mel_store)
+    xy, near = maps.place(widgets.Space(mel_stats, reducer, "mel-stats"), wave)
     assert mel_store.ids[near[0]].endswith(corpus.clips["clip_id"][5])
     assert xy.shape == (2,)
 
@@ -115,6 +115,12 @@ def test_files_that_a_server_gives_out_are_linked(folder, tmp_path, monkeypatch)
     server = tmp_path / "jpserver-7.json"
     server.write_text(json.dumps({"root_dir": str(folder)}))
     assert maps.links([flac]) == [f"files/{flac.relative_to(folder).as_posix()}"]
+    server.write_text(json.dumps({"root_dir": str(tmp_path)}))
+    hidden = tmp_path / ".cache" / flac.name  # which the server does not give out
+    hidden.parent.mkdir()
+    hidden.write_bytes(flac.read_bytes())
+    (address,) = maps.links([hidden])
+    assert address.startswith("files/runs/previews/")
     unplayable = tmp_path / "sound.aiff"
     unplayable.write_bytes(flac.read_bytes())
     for root in (tmp_path / "runs", tmp_path / "notebooks"):  # nothing above it is given out

@@ -88,7 +88,7 @@ def test_augmentations_are_seen_heard_and_kept(corpus, mel_store):
 
 @pytest.mark.parametrize("error", [audio.Unusable("gone"), PermissionError(13, "Permission denied")])
 def test_a_recording_that_cannot_be_heard_says_why(corpus, mel_store, monkeypatch, error):
-    def fail(path):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(audio, "load_audio", fail)
