@@ -40,9 +40,10 @@ class Schedule(Callback):
         self.steps = steps
         self.spent = 0.0  # seconds before this process, from the checkpoint
         self.done = 0.0
+        self.over = False
 
     def state_dict(self):
-        return {"spent": time.monotonic() - self.begun}
+        return {"spent": time.monotonic() - self.begun, "over": self.over}
 
     def load_state_dict(self, state):
         self.spent = float(state["spent"])
@@ -78,6 +79,9 @@ class Schedule(Callback):
         self.done = trainer.strategy.broadcast(self.share(trainer.global_step))
         if self.done >= 1:
             trainer.should_stop = True
+
+    def on_train_end(self, trainer, module):
+        self.over = True
 
 
 class LastCheckpoint(Callback):

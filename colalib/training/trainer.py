@@ -103,7 +103,7 @@ def fit(
     quiet_lightning()
     keep_freed_memory()
     last = out / "last.ckpt"
-    start_step, spent = read_position(last) if last.exists() else (0, 0.0)
+    start_step, spent, over = read_position(last) if last.exists() else (0, 0.0, False)
     schedule = Schedule(config, total_steps(config, steps_per_epoch))
     loggers = [MetricsCsv(out / "metrics.csv", steps_per_epoch, start_step, spent)]
     bar = ProgressBar(out.name, schedule, progress and is_main_process())
@@ -128,7 +128,7 @@ def fit(
         trainer = lightning.Trainer(
             **options,
             use_distributed_sampler=False,
-            max_steps=schedule.steps or -1,
+            max_steps=start_step if over else schedule.steps or -1,  # not a step more than before
             max_epochs=-1,
             val_check_interval=max(50, min(LOG_STEPS * (steps_per_epoch // LOG_STEPS), 200)),
             check_val_every_n_epoch=None,
@@ -178,13 +178,17 @@ def ignore_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def read_position(last: Path) -> tuple[int, float]:
-    """Return the step and the seconds spent of a checkpoint. Raises `UserError` if it is none of ours."""
+def read_position(last: Path) -> tuple[int, float, bool]:
+    """Return the step of a checkpoint, the seconds spent, and whether the training was over.
+
+    Raises `UserError` if it is none of ours.
+    """
     checkpoint = read_checkpoint(last)
     try:
         if not all(torch.isfinite(w).all() for w in checkpoint["state_dict"].values()):
             raise UserError(f"{last}: its weights are NaN or infinite: start a new run with a lower --lr")
-        return int(checkpoint["global_step"]), float(checkpoint["callbacks"]["Schedule"]["spent"])
+        schedule = checkpoint["callbacks"]["Schedule"]
+        return int(checkpoint["global_step"]), float(schedule["spent"]), schedule.get("over", False)
     except (KeyError, TypeError):
         raise UserError(f"{last}: not a checkpoint of this run: delete it, or start a new run") from None
 

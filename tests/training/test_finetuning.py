@@ -60,7 +60,13 @@ def test_a_classifier_says_which_labelled_clips_it_heard(finetuned, mel_store):
 def test_early_stopping(mel_store, tmp_path):
     config = FinetuneConfig(steps=2000, batch_size=8, patience=1, lr=1e-9)  # nothing gets better
     run = training.finetune(mel_store, tmp_path / "run", config, progress=False)
-    assert int(metrics(run)[-1]["step"]) < 2000
+    log = metrics(run)
+    assert int(log[-1]["step"]) < 2000
+    (run / "encoder.safetensors").unlink()  # as if it was killed while it predicted
+    training.finetune(mel_store, run, config, resume=True, progress=False)
+    again = metrics(run)  # the end is validated anew
+    assert again[:-1] == log[:-1]
+    assert again[-1] | {"seconds": ""} == log[-1] | {"seconds": ""}
 
 
 def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_path):
