@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     except RuntimeError as error:  # torch's own, of a GPU or of the CPU
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        fail("out of memory: train with --chunk or a smaller --batch-size, into another --out", 1)
+        training = "batch_size" in args
+        fail(f"out of memory{': take a smaller --batch-size, into another --out' if training else ''}", 1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(

@@ -24,7 +24,7 @@ LEAST_FRAMES = 20  # 0.2 s of overlap
 LEAST_ENERGY = 0.3  # of the changes of the quieter clip must lie in the overlap: silence proves nothing
 # likeness of two takes of one recording, by the seconds of the shorter clip: a short one is a single event,
 # and a word begins much like the same word of somebody else. See RESULTS.md
-ALIKE = (0.2, 0.4, 1.0, 2.5), (0.92, 0.85, 0.85, 0.5)
+ALIKE = (0.25, 0.45, 1.0, 2.5), (0.92, 0.85, 0.85, 0.5)
 ONLY = 0.35  # more than at any other shift: a clock ticks alike at each of them
 EQUAL = 0.9  # alike enough at several shifts too
 EVENTS = 8  # per clip
@@ -47,7 +47,7 @@ def near_duplicates(store: MelStore, near: np.ndarray, progress: bool = False) -
     for a, b in tqdm(pairs, desc="align", unit="pair", disable=not progress, delay=1):
         both = changes(store.frames(a)), changes(store.frames(b))
         likeness, elsewhere, shift = align(*both)
-        needed = np.interp(store.mel.seconds(min(map(len, both))), *ALIKE)
+        needed = np.interp(store.mel.seconds(store.clips["frames"].iloc[[a, b]].min()), *ALIKE)
         if likeness >= needed and (likeness >= EQUAL or likeness - elsewhere >= ONLY):
             rows.append((a, b, likeness, store.mel.seconds(shift)))
     table = pd.DataFrame(rows, columns=["a", "b", "likeness", "shift"])

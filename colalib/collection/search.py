@@ -49,11 +49,11 @@ def search(
                 print(f"note: {note}", file=sys.stderr)
         row = row_of(collection, clip)
         frames = None if row is not None else read_query(collection, Path(clip))
+        if row is None and other_groups:
+            raise UserError(f"{clip} is no clip of {source}: other groups than its own are not known")
         table, groups = collection.table, collection.table["group"].values
         scale = scale_of(collection.vectors)
         if row is None:
-            if other_groups:
-                raise UserError(f"{clip} is no clip of {source}: other groups than its own are not known")
             vector = embed_clips(collection.features, [frames], collection.store)[0]
         else:
             vector = collection.vectors[row]
@@ -111,29 +111,17 @@ def best_seconds(
     collection: Collection, found: np.ndarray, row: int | None, frames: np.ndarray | None
 ) -> list[tuple[float, float]]:
     """Return where each found clip is most like the query: seconds in the clip, and in the query."""
-    starts, vectors = zip(*(windows_of(collection, i, frames) for i in (row, *found)))
-    scaler = StandardScaler().fit(np.concatenate(vectors))
-    query, *clips = (normalize(scaler.transform(part)) for part in vectors)
+    mel = collection.store.mel
+    windows = Windows(collection.features, mel, mel.seconds(EVAL_HOP_FRAMES), most=MOST_SEGMENTS)
+    if row is not None:
+        vectors = windows.of_store(collection.store, np.concatenate([[row], found]))
+    else:
+        query = embed_clips(collection.features, windows.cut([frames]), collection.store)
+        vectors = np.concatenate([query, windows.of_store(collection.store, found)])
+    unit = normalize(StandardScaler().fit_transform(vectors))
+    query, *clips = np.split(unit, np.cumsum([len(starts) for starts in windows.starts])[:-1])
     places = []
-    for begins, clip in zip(starts[1:], clips):
+    for starts, clip in zip(windows.starts[1:], clips):
         in_clip, in_query = np.unravel_index(np.argmax(clip @ query.T), (len(clip), len(query)))
-        places.append((round(begins[in_clip], 2), round(starts[0][in_query], 2)))
+        places.append((round(starts[in_clip], 2), round(windows.starts[0][in_query], 2)))
     return places
-
-
-def windows_of(
-    collection: Collection, row: int | None, frames: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the windows of a clip begin (s) and their features [w, d]; without `row`, of `frames`."""
-    store, features = collection.store, collection.features
-    windows = Windows(features, store.mel, store.mel.seconds(EVAL_HOP_FRAMES))
-    if row is None:
-        seconds = len(frames) / windows.rate
-    else:
-        seconds = store.mel.seconds(int(store.clips["frames"].iloc[row]))
-    windows = Windows(features, store.mel, max(windows.every, seconds / MOST_SEGMENTS))
-    if row is None:
-        vectors = embed_clips(features, windows.cut([frames]), store)
-    else:
-        vectors = windows.of_store(store, np.array([row]))
-    return windows.starts[0], vectors

@@ -58,7 +58,7 @@ class MelConfig:
         """Return the settings that a file holds. Raises `UserError` if they cannot be used."""
         config = read_config(cls, values, where)
         if config.window > config.n_fft or not config.fmin < config.fmax <= config.sample_rate / 2:
-            raise UserError(f"{where}: damaged: mel settings that contradict each other")
+            raise UserError(f"{where}: mel settings that contradict each other")
         return config
 
     def seconds(self, frames: float) -> float:

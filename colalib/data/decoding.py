@@ -71,7 +71,7 @@ def _decode(path: Path) -> Iterator:
         state = os.fstat(file.fileno())
         if state.st_size == 0:
             raise Unusable("empty file")
-        # few blocks also have files that are compressed, or not yet written out
+        # a compressed file, or one not yet written out, has few blocks too
         few = getattr(state, "st_blocks", 0) and state.st_blocks * 512 * SPARSE < state.st_size
         if few and _has_holes(file.fileno(), state.st_size):
             raise Unusable("most of the file is missing (holes): copy or download it again")

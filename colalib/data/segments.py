@@ -220,7 +220,7 @@ def labelled_batch(
 def clip_batches(
     clips: Iterable[np.ndarray], hop: int = SEGMENT_FRAMES, silence: float = SILENCE, segments: int = 64
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield whole clips in order, in batches of about `segments` segments, more only for a longer clip.
+    """Yield whole clips in order, in batches that end with the clip that brings them to `segments` segments.
 
     `clips`: the frames of each clip, [T, M]. Yields (segments [S, T, M], the clip of each within
     the batch [S]).

@@ -119,12 +119,13 @@ def _embed_samples(
 class Windows:
     """Windows of one segment (0.98 s) every so many seconds, which are embedded as clips of their own.
 
-    `every` None leaves clips whole. What is left over at the end of a clip is not used; a shorter clip is one
-    window. A window that is embedded lies in the same space as whole clips. Raises `UserError` for an
-    `every` below the 10 ms between frames or above a million seconds.
+    `every` None leaves clips whole. Where a clip would have more than `most`, they lie further apart. What is
+    left over at the end of a clip is not used; a shorter clip is one window. A window that is embedded lies
+    in the same space as whole clips. Raises `UserError` for an `every` below the 10 ms between frames or
+    above a million seconds.
     """
 
-    def __init__(self, features: Source, mel: MelConfig, every: float | None):
+    def __init__(self, features: Source, mel: MelConfig, every: float | None, most: int | None = None):
         self.features = features
         self.every = every
         waves = isinstance(features, ModuleSource)
@@ -135,6 +136,7 @@ class Windows:
                 f"a window every {every:g} s: choose {mel.hop / mel.sample_rate:g} to 1,000,000 seconds"
             )
         self.hop = every and max(round(every * self.rate), 1)
+        self.most = most
         self.starts: list[np.ndarray] = []  # per clip, in seconds
 
     def cut(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -143,7 +145,8 @@ class Windows:
             yield from clips
             return
         for clip in clips:
-            starts = np.arange(0, max(len(clip) - self.size, 0) + 1, self.hop)
+            hop = max(self.hop, len(clip) // self.most) if self.most else self.hop
+            starts = np.arange(0, max(len(clip) - self.size, 0) + 1, hop)
             self.starts.append(starts / self.rate)
             yield from (clip[start : start + self.size] for start in starts)
 

@@ -31,8 +31,7 @@ def embed_to_file(source: str | Path, encoder: str | Path, out: Path | str, **op
     parquet = Path(out).suffix == ".parquet"
     if parquet and not find_spec("pyarrow"):
         raise UserError(".parquet needs pyarrow: pip install pyarrow, or name a file that ends in .npz")
-    # an .npz of ours begins with its embeddings; a .parquet names its columns at its end
-    check_ours(Path(out), b"projection_x" if parquet else b"embedding.npy")
+    check_ours(Path(out), b"colalib embed" if parquet else b"clip_id.npy")
     embedded = embed(source, encoder, **options)
     (write_parquet if parquet else write_npz)(embedded, Path(out))
     return embedded
@@ -62,9 +61,10 @@ def free(name: str, taken: Container[str]) -> str:
 def write_parquet(embedded: Embedded, out: Path) -> None:
     """Write embeddings as a .parquet file, in the form that Embedding Atlas opens with sound.
 
-    One row per clip (or window): the table's columns; `vector` list<float32>; `audio` struct{bytes, path}, an
-    MP3 of its first 6 s, where the audio is there; `projection_x`, `projection_y`, a UMAP map; `neighbors`
-    struct{ids, distances}, the nearest rows, numbered from 0, by cosine distance of standardised embeddings.
+    One row per clip (or window): the table's columns; `vector` large_list<float32>; `audio` struct{bytes,
+    path}, an MP3 of its first 6 s, where the audio is there; `projection_x`, `projection_y`, a UMAP map;
+    `neighbors` struct{ids, distances}, the nearest rows, numbered from 0, by cosine distance of standardised
+    embeddings.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -91,12 +91,13 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
     for column in embedded.clips:
         table[free(column, columns.keys() | table.keys())] = pa.array(embedded.clips[column].tolist())
     with atomic(out) as file:
-        pyarrow.parquet.write_table(pa.table(table | columns), file, compression="zstd")
+        table = pa.table(table | columns, metadata={"made by": "colalib embed"})
+        pyarrow.parquet.write_table(table, file, compression="zstd")
 
 
 def as_lists(rows: np.ndarray):
     """Return an array [n, k] as pyarrow's list column."""
     import pyarrow as pa
 
-    offsets = np.arange(0, rows.size + 1, rows.shape[1])
+    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int64)
     return pa.LargeListArray.from_arrays(offsets, rows.ravel())

@@ -59,7 +59,7 @@ def summary(predictions: pd.DataFrame, overlap: dict[str, int] | None = None) ->
     seeds. Those of differences are paired: the same groups are drawn for both models, and the same
     seeds if they have as many. If all test clips are one group, clips are drawn instead, and the
     intervals hold for that group only. `overlap`: for each model, the number of test clips that its
-    encoder saw in pre-training.
+    encoder has heard in training.
 
     Raises `UserError` if the models were not judged on the same clips.
     """

@@ -1,7 +1,7 @@
 """What features come from: mel statistics, an encoder of ours, or any module with the HEAR interface.
 
 `feature_source` finds it by its name. Each source makes features [n, d] of the clips of a store, and
-says how many test clips it has heard in pre-training. Features go to `probes`, maps and `comparison`.
+says how many test clips it has heard in training. Features go to `probes`, maps and `comparison`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class EncoderSource:
         return None if self.run else pretraining_clips([store]) or Clips.of_store(store)
 
     def overlap(self, store: MelStore, splits: list[Split]) -> int:
-        """Return how many test clips of `splits` the encoder saw in pre-training."""
+        """Return how many test clips of `splits` the encoder has heard in training."""
         return self.run.overlap(store, splits) if self.run else 0
 
 

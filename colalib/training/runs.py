@@ -214,11 +214,12 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
 def write_run_config(
     out: Path, kind: str, config, data: dict, encoder: Encoder, mel: MelConfig, seen
 ) -> None:
-    """Write clips.txt (the ids `seen` in pre-training) and config.json: from here on `out` is a run."""
+    """Write clips.txt (the ids `seen` in training) and config.json: from here on `out` is a run."""
     if not is_main_process():
         return
     clips, content = out / "clips.txt", "".join(f"{clip}\n" for clip in seen).encode()
-    if clips.exists() and clips.read_bytes() != content:
+    # a run that was begun may have told fewer of them
+    if clips.exists() and not set(clips.read_bytes().splitlines()) <= set(content.splitlines()):
         raise UserError(f"{clips} is not the list of this run's clips: choose another --out")
     with atomic(clips) as file:
         file.write(content)

@@ -169,6 +169,10 @@ def fit(
 class BestCheckpoint(ModelCheckpoint):
     """Knows its best score again when a run folder was moved."""
 
+    @property
+    def state_key(self):
+        return super().state_key.replace(type(self).__qualname__, "ModelCheckpoint", 1)  # as in older runs
+
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
 

@@ -100,7 +100,8 @@ function render({ model, el }) {
   model.on("change:added", () => { map.added = model.get("added"); replace(); select(n + map.added.length - 1, false); });
   model.on("change:moment", () => { if (model.get("moment") !== map.target) rest(), goTo(model.get("moment")); });
   model.on("change:columns", () => {
-    Object.assign(columns, model.get("columns")), (words = searched()), (matches = matching(filter.value));
+    Object.assign(columns, model.get("columns")), (words = searched());
+    if (matches) find(filter.value);
     drawLegend(), redraw();
   });
   model.on("change:picked", () => { // by the kernel: what is played in turn goes on
@@ -138,12 +139,9 @@ function render({ model, el }) {
   function colouring() { return columns[column] || { names: [""], colours: ["#999999"], codes: new Uint8Array(n) }; }
   function found(i) { return !matches || matches[i]; }
   function lit(i) { return (!chosen.size || chosen.has(i)) && Boolean(found(i)); }
-  function matching(text) {
-    const wanted = text.normalize().toLowerCase().split(/\s+/).filter(Boolean);
-    return wanted.length ? words.map((line) => wanted.every((word) => line.includes(word))) : null;
-  }
   function find(text) {
-    matches = matching(text);
+    const wanted = text.normalize().toLowerCase().split(/\s+/).filter(Boolean);
+    matches = wanted.length ? words.map((line) => wanted.every((word) => line.includes(word))) : null;
     const hits = matches && matches.filter(Boolean).length;
     said.textContent = matches ? `${hits} of ${count(titles)} match${hits ? ": Enter lists them" : ""}` : HINT;
     root.dataset.matches = matches ? hits : "";

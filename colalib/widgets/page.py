@@ -22,13 +22,13 @@ import anywidget
 import numpy as np
 import pandas as pd
 
-from colalib.data import corpora
 from colalib.data.audio import previews
 from colalib.data.corpus import UNPRINTABLE
 from colalib.data.splits import check_column
 from colalib.data.store import MelStore, is_store
 from colalib.errors import UserError
 from colalib.evaluation import embed
+from colalib.evaluation.embedding import corpus_of
 from colalib.evaluation.flattening import layout
 from colalib.files import MAP_GENERATOR, atomic, check_ours, check_writable, fingerprint
 from colalib.widgets.maps import colour_columns, make_page
@@ -187,8 +187,8 @@ def write_map(
     check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
-    known = MelStore(source) if is_store(source) else corpora.load(source)
-    if is_store(source):
+    known = MelStore(source) if is_store(source) else corpus_of(source)
+    if isinstance(known, MelStore):
         known.audio_root()  # must be there: a map is to be heard
     for label in labels:
         check_column(known.clips, label)

@@ -353,8 +353,9 @@ plt.show()
 
 # %% [markdown]
 # Look at the order. The frozen probe is ahead of fine-tuning in our runs: it reads all blocks, and half a minute is short
-# for moving all weights. On a machine without bf16 `scratch` hardly reaches the mel statistics, which need no
-# network; a faster machine makes more steps in the same half minute, and it had 48.6%. So fine-tuned − scratch is a lead at the start, and says little about the end: notebook 6 trains both for longer.
+# for moving all weights. On a machine without bf16 `scratch` hardly reaches the mel statistics, which need no network; with
+# bf16, which makes about twice as many steps in that time, it had 48.6%. So fine-tuned − scratch is a lead at the start,
+# and says little about the end: notebook 6 trains both for longer.
 #
 # And a caveat. The pre-training was not repeated. `probe` and `kNN` are one seed, and the seeds of `fine-tuned` repeat the
 # classifier on one and the same encoder. What another pre-training would have given is in no interval here.

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import umap
 from IPython.display import display
+from sklearn.metrics import euclidean_distances
 from sklearn.preprocessing import StandardScaler
 
 import colalib
@@ -536,7 +537,7 @@ print({m: f"{100 * v:.1f}%" for m, v in same.items()})
 plots.table(rows[rows["a"] == rows["b"] + ", own tune allowed"])
 
 # %% [markdown]
-# To allow the own tune can raise the score only where two takes of a tune are nearest neighbours. In this corpus that is rare, so the gain is small or none is
+# Allowing a clip's own tune can raise the score only where two takes of a tune are nearest neighbours. In this corpus that is rare, so the gain is small or none is
 # shown. With recordings cut into pieces it would be large (notebook 6, section 4), and it would say nothing about the
 # class.
 #
@@ -639,9 +640,6 @@ def out_of_map(x: np.ndarray, groups: np.ndarray, new: np.ndarray, alpha: float 
 
 
 # %%
-from sklearn.metrics import euclidean_distances
-
-
 def beyond(x, groups, new, alpha=0.01):
     """What is used until yours passes."""
     inside = np.where(groups[:, None] == groups, np.inf, euclidean_distances(x, x)).min(axis=1)

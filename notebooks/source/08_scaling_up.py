@@ -611,7 +611,7 @@ plots.table(course.progress())
 # | decibel (dB) | a ratio: 20 dB more is ten times the amplitude |
 # | `default` | the encoder that comes with the course |
 # | distractor | a segment of another clip of the batch, which the anchor must not be matched with |
-# | embedding h | the encoder's output for one segment: the largest value of each channel of its last layer. The command `embed` writes the read-out of each clip, and calls it its embedding |
+# | embedding h | the encoder's output for one segment: the largest value of each channel of its last layer. What the command `embed` calls a clip's embedding is the read-out |
 # | encoder | the network that turns a segment into h; here an EfficientNet |
 # | false negative | a distractor that is in truth like the anchor, such as another take of its tune |
 # | fine-tuning | training a pre-trained encoder further, with labels, together with a classifier |

@@ -56,8 +56,8 @@ def plant(clips: pd.DataFrame, root: Path, copied: list[int], swapped: list[int]
     """Copy some clips of `root` and swap some labels; write index.csv; return it with the truth.
 
     `clips` has the columns path, label, group and split, `copied` and `swapped` number its rows. A copy
-    has a group of its own and another split than its original. New columns: true (label), and of (the
-    path of which a clip is a copy, or nothing).
+    has a group of its own, and another split than its original if there are several. New columns: true
+    (label), and of (the path of which a clip is a copy, or nothing).
     """
     labels, splits = sorted(set(clips["label"])), sorted(set(clips["split"]))
     rows = (clips.assign(true=clips["label"], of="")).to_dict("records")
@@ -79,15 +79,15 @@ def plant(clips: pd.DataFrame, root: Path, copied: list[int], swapped: list[int]
 def recall(findings: pd.DataFrame, truth: pd.DataFrame) -> dict[str, int]:
     """Return how many copies and wrong labels were planted and found, and what else is a pair."""
     copies = truth[truth["of"] != ""]
-    planted = {frozenset(pair): path.split("-")[1] for *pair, path in copies[["path", "of", "path"]].values}
+    planted = {frozenset(pair) for pair in copies[["path", "of"]].values}
     found = findings[findings["kind"].isin(["leakage", "duplicate"])]
     pairs = {frozenset(pair) for pair in found[["path", "other_path"]].values}
     swapped = set(truth["path"][truth["label"] != truth["true"]])
     first = findings[findings["kind"] == "label"].head(len(truth) // 10)
     return {
         "copies": len(planted),
-        "copies found": len(pairs & set(planted)),
-        "other pairs": len(pairs - set(planted)),
+        "copies found": len(pairs & planted),
+        "other pairs": len(pairs - planted),
         "labels": len(swapped),
         "labels in the first 10%": len(swapped & set(first["path"])),
     }

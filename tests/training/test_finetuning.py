@@ -48,7 +48,6 @@ def test_predictions_do_not_depend_on_how_clips_are_batched(finetuned, mel_store
         assert module.classes[int(logits.argmax())] == predicted
 
 
-@pytest.mark.slow
 def test_a_classifier_says_which_labelled_clips_it_heard(finetuned, mel_store):
     run = open_run(finetuned)
     split = evaluation_splits(mel_store.clips)[0]
@@ -57,6 +56,7 @@ def test_a_classifier_says_which_labelled_clips_it_heard(finetuned, mel_store):
     assert run.overlap(mel_store, [dataclasses.replace(split, test=split.train)]) == len(split.train)
 
 
+@pytest.mark.slow
 def test_early_stopping(mel_store, tmp_path):
     config = FinetuneConfig(steps=2000, batch_size=8, patience=1, lr=1e-9)  # nothing gets better
     run = training.finetune(mel_store, tmp_path / "run", config, progress=False)
