@@ -503,7 +503,7 @@ def search_options(parser: ArgumentParser) -> None:
 
 
 def search(args) -> None:
-    """Find the clips that sound most like one, and the second where they do."""
+    """Find the clips that sound most like one, and at which time (s) they match."""
     from colalib import collection
     from colalib.data.tables import write_table
     from colalib.files import check_ours
