@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -57,13 +58,16 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does: not worth a word
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except MemoryError:
-        fail("out of memory: run the command again when more is free; finished parts are kept", 1)
-    except RuntimeError as error:  # torch's own, of a GPU or of the CPU
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        # torch raises a RuntimeError, of a GPU and of the CPU
+        if type(error) is not MemoryError and not re.search(
+            "out of memory|can't allocate memory", str(error)
+        ):
             raise
-        training = "batch_size" in args
-        fail(f"out of memory{': take a smaller --batch-size, into another --out' if training else ''}", 1)
+        advice = "run the command again when more is free; finished parts are kept"
+        if "batch_size" in args:
+            advice += ". Or take a smaller --batch-size, into another --out"
+        fail(f"out of memory: {advice}", 1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(

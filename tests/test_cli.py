@@ -257,7 +257,8 @@ def test_torch_without_memory_is_told(mel_store, tmp_path, capsys, monkeypatch):
     words = ["pretrain", mel_store.path, "--out", tmp_path / "run", "--steps", 5]
     code, _, error = call(capsys, *words)
     assert code == 1
-    assert error.strip().splitlines()[-1].startswith("colalib: out of memory: take a smaller")
+    (line,) = (line for line in error.splitlines() if line.startswith("colalib: "))
+    assert "out of memory" in line and "a smaller --batch-size" in line
 
 
 def test_classes_that_a_classifier_does_not_know_are_told(mel_store, finetuned, folder, tmp_path, capsys):

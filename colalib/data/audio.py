@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,7 +59,10 @@ class MelConfig:
         """Return the settings that a file holds. Raises `UserError` if they cannot be used."""
         config = read_config(cls, values, where)
         if config.window > config.n_fft or not config.fmin < config.fmax <= config.sample_rate / 2:
-            raise UserError(f"{where}: mel settings that contradict each other")
+            raise UserError(
+                f"{where}: mel settings that contradict each other: "
+                "window over n_fft, or fmin, fmax and half the sample rate not in this order"
+            )
         return config
 
     def seconds(self, frames: float) -> float:
@@ -172,21 +176,24 @@ def previews(places: Iterable[tuple[Path, float]]) -> Iterator[bytes]:
 
 def previews_of_file(path: Path, starts: list[float]) -> list[bytes]:
     """Return an MP3 of 6 s of a recording from each second in `starts`."""
-    size = int(PREVIEW * 16_000)
-    places = [int(start * 16_000) for start in starts]
-    waves = [np.zeros(0, np.float32)] * len(starts)
-    end = 0
+    sounds, size = [b""] * len(starts), int(PREVIEW * 16_000)
+    pending = deque(sorted((int(start * 16_000), i) for i, start in enumerate(starts)))
+    begin, held = 0, np.zeros(0, np.float32)  # of the recording: one of hours is not held as a whole,
     try:
-        for block in stream(path):  # a recording of hours is neither held nor decoded as a whole
-            begin, end = end, end + len(block)
-            for i, place in enumerate(places):
-                part = block[max(place - begin, 0) : max(place + size - begin, 0)]
-                waves[i] = np.concatenate([waves[i], part])
-            if end >= max(places) + size:
+        for block in stream(path):
+            held = np.concatenate([held, block])
+            while pending and pending[0][0] + size <= begin + len(held):
+                place, i = pending.popleft()
+                sounds[i] = to_mp3(held[place - begin :])
+            if not pending:  # nor decoded to its end
                 break
-        return [to_mp3(wave) for wave in waves]
+            done = min(pending[0][0] - begin, len(held))
+            begin, held = begin + done, held[done:]
     except (Unusable, OSError):
         return [b""] * len(starts)
+    for place, i in pending:
+        sounds[i] = to_mp3(held[place - begin :])
+    return sounds
 
 
 def to_mono(block: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def build(
     if corpus.clips.empty:
         raise UserError(f"{corpus.root}: no clips there that belong to {corpus.name}")
     number_of(jobs, len(corpus.clips))  # 0 is refused before anything is written
-    MelConfig.read(dataclasses.asdict(config), "config")
+    MelConfig.read(dataclasses.asdict(config), "config")  # raises what is wrong with it
     content = _config(corpus, config)
     if (out / "config.json").exists() and (out / "clips.csv").exists():
         _check_config(out, content)

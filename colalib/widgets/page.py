@@ -187,9 +187,11 @@ def write_map(
     check_ours(out, MAP_GENERATOR.encode())
     if not 0 <= inside <= MOST_INSIDE:
         raise UserError(f"--inside {inside:g}: a page holds 0 to {MOST_INSIDE} MB of sounds")
-    known = MelStore(source) if is_store(source) else corpus_of(source)
-    if isinstance(known, MelStore):
+    if is_store(source):
+        known = MelStore(source)
         known.audio_root()  # must be there: a map is to be heard
+    elif labels:
+        known = corpus_of(source)
     for label in labels:
         check_column(known.clips, label)
     embedded = embed(source, encoder, **options)

@@ -232,9 +232,13 @@ def test_a_preview_of_a_long_recording_decodes_no_more_than_it_needs(tmp_path, m
     soundfile.write(tmp_path / "a.flac", tone(300, 100.0, 1), RATE)
     blocks, stream = [], audio.stream
     monkeypatch.setattr(audio, "stream", lambda path, *_: (blocks.append(b) or b for b in stream(path)))
-    (sound,) = audio.previews_of_file(tmp_path / "a.flac", [28.0])  # from one block into the next
+    starts = [28.0, 1.0, 28.5]  # from one block into the next, and not in order
+    sounds = audio.previews_of_file(tmp_path / "a.flac", starts)
     assert sum(map(len, blocks)) <= 60 * RATE
-    assert sound == audio.to_mp3(audio.load_audio(tmp_path / "a.flac")[28 * RATE : 34 * RATE])
+    wave = audio.load_audio(tmp_path / "a.flac")
+    assert sounds == [audio.to_mp3(wave[int(start * RATE) :]) for start in starts]
+    (end,) = audio.previews_of_file(tmp_path / "a.flac", [97.0])
+    assert end == audio.to_mp3(wave[97 * RATE :])
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
