@@ -59,10 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (MemoryError, RuntimeError) as error:
-        # torch raises a RuntimeError, of a GPU and of the CPU
-        if type(error) is not MemoryError and not re.search(
-            "out of memory|can't allocate memory", str(error)
-        ):
+        words = "out of memory|can't allocate memory"  # torch raises a RuntimeError, of a GPU and of the CPU
+        if isinstance(error, RuntimeError) and not re.search(words, str(error)):
             raise
         advice = "run the command again when more is free; finished parts are kept"
         if "batch_size" in args:
