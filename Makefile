@@ -74,12 +74,17 @@ screenshots: .venv/ready-test
 	  { [ $(origin TORCH_INDEX) = file ] && echo "torch: not there, so from pip's default index"; }
 	@touch $@
 
+# what these two compile when they are first imported, for most of a minute, lies then beside their code
+COMPILE = $(BIN)/python -c "import librosa.feature.inverse, umap"
+
 .venv/ready: .venv/torch pyproject.toml
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(COMPILE)
 	touch $@
 
 .venv/ready-test: .venv/torch pyproject.toml
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	$(COMPILE)
 	touch .venv/ready $@
 
 # removes the environment only: trained runs stay

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ def checkout() -> Path | None:
     does).
     """
     folder = Path(__file__).parents[1]
-    return folder if (folder / "notebooks").is_dir() else None
+    return folder if (folder / "notebooks" / "source").is_dir() else None
 
 
 def data_folder(data: str | Path | None = None) -> Path:
@@ -45,8 +46,8 @@ def data_folder(data: str | Path | None = None) -> Path:
 def runs_folder() -> Path:
     """Return the folder for runs, executed notebooks and results.
 
-    This is the variable COLA_RUNS, else `runs/` of the checkout. Each profile of the course
-    (variable COLA_PROFILE) except `quick` has its own folder in it.
+    This is the variable COLA_RUNS, else `runs/` of the checkout, else `./runs`. Each profile of the
+    course (variable COLA_PROFILE) except `quick` has its own folder in it.
     """
     base = Path(os.environ.get("COLA_RUNS") or (checkout() or Path.cwd()) / "runs")
     profile = os.environ.get("COLA_PROFILE", "quick")
@@ -128,9 +129,9 @@ def has_changed(path: Path, state: str, copy: bool) -> bool:
     A `copy` is the same file if its size and its sample are. One that is gone has not changed.
     """
     try:
-        if not path.is_file():
-            return False
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return False
         if not copy:
             return not state.startswith(f"{status.st_mtime_ns} {status.st_size} ")
         return file_state(path).partition(" ")[2] != state.partition(" ")[2]
@@ -149,12 +150,12 @@ def _replace(part: Path, path: Path) -> None:
                 raise
             time.sleep(wait)
     if os.name != "nt":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # not every file system can
+        with suppress(OSError):  # not every file system can, and not every folder can be read
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
                 os.fsync(folder)
-        finally:
-            os.close(folder)
+            finally:
+                os.close(folder)
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
@@ -168,10 +169,12 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 def locked(folder: Path):
     """Lock `folder`, which need not exist yet: other processes and threads that want it wait, and say so."""
     folder = Path(os.path.abspath(folder))
+    if not folder.name:
+        raise UserError(f"{folder} is a whole disk: name a folder on it")
     try_writing(folder.parent)  # where it cannot be written, a lock would wait for ever
     file = folder.with_name(f".{folder.name}.lock")
-    if file.exists() and file.stat().st_size:  # a lock is empty, and is emptied when it is taken
-        raise UserError(f"{file} is a file of another program: move it away")
+    if file.exists() and file.stat().st_size:  # ours are empty, but on disks that cannot lock files
+        raise UserError(f"{file} belongs to another process or program: if nothing runs, move it away")
     lock = FileLock(file)
     try:
         lock.acquire(timeout=1)

@@ -20,6 +20,7 @@ from colalib.data.clips import Clips
 from colalib.settings import FinetuneConfig, PretrainConfig
 
 TESTS = Path(__file__).parent
+os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")  # where the servers of tests answer
 # in `make test &` Ctrl-C is ignored, and the commands that tests start and interrupt would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

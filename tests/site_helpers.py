@@ -2,12 +2,14 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import numpy as np
 from helpers import tone
 from matplotlib.figure import Figure
+from widget_helpers import Tags
 
 from colalib import widgets
 from colalib.course import running
@@ -70,7 +72,7 @@ def small_course(root: Path) -> None:
     bundle = guess._repr_mimebundle_()
     outputs = {
         "01_sounds": [
-            said("loading: 1%\rloaded\nair: a tune\n"),
+            said("loading: 1%\rloaded\nair: a tune \\sum\n"),
             shown({"text/html": player}),
             shown({"text/html": player}),
             said("a warning", "stderr"),
@@ -107,3 +109,21 @@ def use(root: Path, monkeypatch) -> None:
 def listed(out: Path) -> set[str]:
     """Return the names of the files that a site says it has."""
     return set(json.loads((out / "site.json").read_text())["files"])
+
+
+def links_are_whole(out: Path) -> int:
+    """Fail if a link of a site leads nowhere; return how many links there are."""
+    pages = sorted(out.rglob("*.html"))
+    anchors = {page: set(re.findall(r' id="([^"]*)"', page.read_text(encoding="utf-8"))) for page in pages}
+    links = 0
+    for page in pages:
+        for tag, attributes in Tags(page.read_text(encoding="utf-8")).tags:
+            for address in filter(None, (attributes.get("href"), attributes.get("src"))):
+                if address.startswith("data:") or (tag == "a" and address.startswith("https://")):
+                    continue
+                path, _, anchor = address.partition("#")
+                target = (page.parent / path).resolve() if path else page
+                assert target.is_file(), address
+                assert not anchor or anchor in anchors[target] | {"content"}, address
+                links += 1
+    return links

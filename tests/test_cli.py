@@ -1,17 +1,21 @@
 """The command line from end to end, and how it answers mistakes."""
 
 import dataclasses
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
-import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
-from helpers import call, command, messages, send_when
+from helpers import call, command, messages, run_command, send_when
 
-from colalib.cli import build_parser
+from colalib import evaluation, training
+from colalib.cli import COMMANDS, build_parser, main
 from colalib.cola import Cola
 from colalib.data import audio, corpora, store
 from colalib.evaluation import comparison
@@ -104,7 +108,7 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
         (["embed", "nowhere.wav", "--encoder", "default", "--out", "e.npz"], "nowhere.wav: file not found"),
         (["embed", ".", "--encoder", "nowhere", "--out", "e.npz"], "nowhere is not a run"),
         (["export", "--encoder", "random", "--out", "e.onnx"], "random is not a run"),
-        (["course", "--only", "99"], "no such notebooks"),
+        (["course", "--only", "99"], "no notebook begins with 99: there are 01_sound_to_mel, 02"),
     ],
 )
 def test_mistakes_get_one_line(words, message, tmp_path, capsys, monkeypatch):
@@ -144,11 +148,7 @@ def test_wrong_words_get_a_usage(words, capsys):
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    commands = (
-        "course corpora fetch prepare pretrain finetune evaluate probe compare ablate embed search audit "
-        "export bench"
-    )
-    for name in commands.split():
+    for name in COMMANDS:
         assert f"    {name} " in out
 
 
@@ -183,6 +183,83 @@ def test_a_setting_out_of_its_limits_is_refused(mel_store, tmp_path, capsys, opt
     assert not (tmp_path / "run").exists()
 
 
+class Called(Exception):
+    """Holds what a function was called with."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words", "wanted"),
+    [
+        (training, "pretrain", "s --out r --leave-out f1 --devices 2 --nodes 3 --precision 16-mixed --seed 4",
+         {"leave_out": "f1", "seed": 4, "minutes": 10.0, "resume": False,
+          "trainer_kwargs": {"devices": 2, "num_nodes": 3, "strategy": "auto", "precision": "16-mixed"}}),
+        (evaluation, "compare", "s --encoder a b --out o/r.json --steps 7 --labels-per-class 5 all --seeds 2",
+         {"encoder": ["a", "b"], "out": Path("o/r"), "steps": 7, "epochs": None, "seeds": 2,
+          "labels_per_class": (5, None), "label": "label", "fold": None, "folds": None}),
+        (evaluation, "compare", "s --encoder a --frozen --fold f --folds 4 --label parity --accelerator cpu",
+         {"finetune": None, "fold": "f", "folds": 4, "label": "parity", "accelerator": "cpu"}),
+        (evaluation, "probe", "s --encoder random --arch b0 --seed 3 --fold f --folds 4 --label parity",
+         {"encoder": "random", "arch": "b0", "seed": 3, "fold": "f", "folds": 4, "label": "parity"}),
+        (evaluation, "embed_to_file", "x --encoder random --arch b0 --seed 3 --every 0.5 --out e.npz",
+         {"encoder": "random", "arch": "b0", "seed": 3, "every": 0.5, "out": "e.npz"}),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_is_passed_on(tmp_path, monkeypatch, module, name, words, wanted):
+    monkeypatch.chdir(tmp_path)
+    function = getattr(module, name)
+
+    def called(*args, **kwargs):
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        config = given.get("config") or given.get("finetune")
+        settings = dataclasses.asdict(config) if config else {}
+        raise Called(settings | given | given.get("options", {}))
+
+    monkeypatch.setattr(module, name, called)
+    command = {"embed_to_file": "embed"}.get(name, name)
+    with pytest.raises(Called) as caught:
+        main([command, *words.split()])
+    (given,) = caught.value.args
+    assert {key: given[key] for key in wanted} == wanted
+
+
+def test_leaks_and_overlaps_are_told(folder, pretrained, tmp_path, capsys):
+    corpus = shutil.copytree(folder, tmp_path / folder.name)  # the name is a part of a clip's
+    table = pd.read_csv(folder / "index.csv")
+    table["split"] = table["group"].str[-1].map(lambda n: {"0": "test", "1": "valid"}.get(n, "train"))
+    table.to_csv(corpus / "index.csv", index=False)
+    twice, of = (table["path"][table["split"] == side].iloc[0] for side in ("train", "test"))
+    shutil.copy(folder / of, corpus / twice)
+    code, out, error = call(capsys, "prepare", corpus, "--out", tmp_path / "s", "--jobs", 1)
+    assert code == 0, error
+    assert "note: 2 clips sound exactly like clips of another split" in out
+    _, out, _ = call(capsys, "probe", tmp_path / "s", "--encoder", pretrained, "--folds", 3)
+    assert re.search(r"note: \S+: \d+ of its test clips were in the encoder's training", out)
+
+
+def test_fetching_without_a_licence_says_which_it_is_and_fetches_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(corpora, "fetch", None)
+    code, out, error = call(capsys, "fetch", "esc10", "--data", tmp_path)
+    assert code == 2
+    assert "GB, unpacked up to" in out
+    assert "nothing fetched yet: if you accept the licence, add --licence 'CC BY" in error
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(corpora, "fetch", lambda name, licence, data: [Path(data) / name])
+    code, out, _ = call(capsys, "fetch", "esc10", "--data", tmp_path, "--licence", "any")
+    assert code == 0
+    assert f"next: python -m colalib prepare esc10 --out stores/esc10 --data {tmp_path}" in out
+
+
+def test_a_closed_standard_output_and_letters_that_it_cannot_show(folder, tmp_path):
+    shell = " ".join(command("corpora", "--data", tmp_path)) + " >&-"
+    done = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    shutil.copytree(folder / "low", tmp_path / "c")
+    (tmp_path / "c" / "Fuß.wav").write_bytes(b"")
+    done = run_command("prepare", tmp_path / "c", "--out", tmp_path / "s", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "the first: Fu?.wav: empty file" in done.stdout
+
+
 def test_label_budgets_are_numbers_or_all(capsys):
     command = ["compare", "s.store", "--encoder", "default", "--labels-per-class"]
     assert build_parser().parse_args([*command, "5", "all"]).labels_per_class == [5, None]
@@ -193,10 +270,9 @@ def test_label_budgets_are_numbers_or_all(capsys):
 
 def test_a_reader_that_has_gone_is_no_error():
     """As in `… | head -1`."""
-    words = [sys.executable, "-m", "colalib", "corpora"]
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command("corpora"), stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert done.stderr == ""
 
@@ -257,7 +333,7 @@ def test_torch_without_memory_is_told(mel_store, tmp_path, capsys, monkeypatch):
     words = ["pretrain", mel_store.path, "--out", tmp_path / "run", "--steps", 5]
     code, _, error = call(capsys, *words)
     assert code == 1
-    (line,) = (line for line in error.splitlines() if line.startswith("colalib: "))
+    (line,) = messages(error)
     assert "out of memory" in line and "a smaller --batch-size" in line
 
 

@@ -105,6 +105,21 @@ def test_the_settings_name_the_objective(name):
     assert all(getattr(objective, key, value) == value for key, value in set_here.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "by_hand"),
+    [
+        ("bilinear", lambda s: cola.contrastive_loss(s, symmetric=False)),
+        ("cosine", lambda s: cola.contrastive_loss(s / 0.7, symmetric=False)),
+        ("triplet", lambda s: cola.triplet_loss(s, margin=0.9)),
+    ],
+)
+def test_the_settings_are_in_the_loss(h, name, by_hand):
+    config = PretrainConfig(objective=name, temperature=0.7, margin=0.9, symmetric=False)
+    loss, similarity = cola.build_objective(config, dim=32).eval()(*h)
+    assert loss == by_hand(similarity)
+    assert loss != cola.build_objective(PretrainConfig(objective=name), dim=32).eval()(*h)[0]
+
+
 # ------------------------------------------------------------------------------- several processes
 
 

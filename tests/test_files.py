@@ -157,6 +157,7 @@ SAFE = {
     "evaluation.sources.kept": "the name holds a hash of the content",
     "evaluation.intervals.save": "`check_replaceable` checks it first",
     "export.to_onnx": NAMED,
+    "course.bench.searching": TEMPORARY,
     "files._replace": "moves the part that `atomic` wrote",
     "files.atomic": "removes its own part only; its callers stand in this table",
     "files.locked": "a lock that is not empty is refused",
@@ -185,7 +186,7 @@ SAFE = {
 CHANGES = set(
     "unlink rmtree rmdir removedirs truncate ftruncate savefig write_text write_bytes hardlink_to symlink_to "
     "touch copytree copyfile copy2 copyfileobj save_file NamedTemporaryFile mkstemp FileLock extractall "
-    "atomic write_json write_table remove_leftovers".split()
+    "open_memmap atomic write_json write_table remove_leftovers".split()
 )
 OF_MODULES = {
     "os": {"replace", "rename", "renames", "remove", "link", "symlink"},
@@ -205,6 +206,8 @@ def changes_a_file(node: ast.AST) -> bool:
     name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
     if name in ("rename", "to_csv"):  # without a name: of pandas, and changes no file
         return bool(node.args)
+    if name == "replace" and owner not in ("os", "dataclasses"):  # of a path; that of a text has two
+        return len(node.args) == 1 and not node.keywords
     if name == "open":
         modes = [*node.args[:2], *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
         texts = [str(mode.value) for mode in modes if isinstance(mode, ast.Constant)]
@@ -244,6 +247,9 @@ def test_every_place_that_changes_files_is_known_to_be_safe():
         ("tarfile.open(packed, 'r|*')", False),
         ("table.rename(columns=names)", False),
         ("text.replace('a', 'b')", False),
+        ("replace(config, seed=1)", False),
+        ("path.replace(target)", True),
+        ("open_memmap(file, 'w+')", True),
         ("table.to_csv(index=False)", False),
         ("open(path, 'a')", True),
         ("open(path, mode='r+b')", True),
@@ -400,6 +406,11 @@ def test_features_lie_beside_files_of_others(mel_store, pretrained, tmp_path):
 
 def test_a_lock_of_others_is_not_emptied(tmp_path):
     (tmp_path / ".store.lock").write_text("mine")
-    with pytest.raises(UserError, match="a file of another program"), files.locked(tmp_path / "store"):
+    with pytest.raises(UserError, match="another process or program"), files.locked(tmp_path / "store"):
         pass
     assert (tmp_path / ".store.lock").read_text() == "mine"
+
+
+def test_a_whole_disk_is_no_folder_to_write():
+    with pytest.raises(UserError, match="is a whole disk: name a folder on it"), files.locked(Path("/")):
+        pass

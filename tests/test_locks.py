@@ -24,15 +24,15 @@ def waits_for(folder, call, capsys, meanwhile=lambda: None):
     with files.locked(folder):
         before = sorted(folder.parent.rglob("*"))
         thread.start()
-        said = ""
-        while "waiting for another process" not in said and thread.is_alive():
+        said, deadline = "", time.monotonic() + 240
+        while "waiting for another process" not in said and thread.is_alive() and time.monotonic() < deadline:
             said += capsys.readouterr().err
             time.sleep(0.01)
         assert thread.is_alive(), "it did not wait"
         assert f"waiting for another process that uses {folder}" in said
         assert sorted(folder.parent.rglob("*")) == before, "it wrote something"
         meanwhile()
-    thread.join()
+    thread.join(240)
     (result,) = results
     return result
 

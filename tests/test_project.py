@@ -105,7 +105,7 @@ def make(folder, *words) -> subprocess.CompletedProcess:
     """Run make in a folder, without the settings of pip and of an outer make."""
     outer = ("PIP_", "MAKE", "MFLAGS", "TORCH_INDEX")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
-    environment |= {"PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    environment |= {"PIP_CONFIG_FILE": os.devnull}
     return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 

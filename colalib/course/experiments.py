@@ -34,10 +34,11 @@ from colalib.data.segments import SEGMENT_FRAMES, clip_batches, pair_batch, segm
 from colalib.data.splits import Split
 from colalib.data.store import MelStore, open_store
 from colalib.encoder import Encoder
+from colalib.errors import UserError
 from colalib.evaluation import intervals
 from colalib.evaluation.features import calibrate_batchnorm, mel_stats
 from colalib.fast_cpu import encode_batches
-from colalib.files import atomic, write_json
+from colalib.files import atomic, fingerprint, write_json
 from colalib.settings import PretrainConfig
 from colalib.training.callbacks import Schedule
 from colalib.training.runs import prediction_table
@@ -156,9 +157,9 @@ def run(path: Path, name: str, rate: float, seed: int, keep: Path) -> dict:
 
     That is predictions [n], the share of pairs found, and the seconds of the training.
     """
-    file = keep / f"{name.replace(' ', '-').replace(',', '')}-{rate:g}-{seed}.npz"
+    store = open_store(path)
+    file = keep / f"{name.replace(' ', '-').replace(',', '')}-{rate:g}-{seed}-{fingerprint(store.ids)}.npz"
     if not file.exists():
-        store = open_store(path)
         clips = pretraining_clips([store])
         train_clips, valid_clips = split_validation(clips, seed=0)
         begun = time.monotonic()
@@ -238,7 +239,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
     args = parser.parse_args()
-    store = open_store(args.store)
+    if args.out.suffix != ".json":
+        parser.error(f"--out must end in .json, not {args.out.name!r}")
+    try:
+        store = open_store(args.store)
+    except UserError as error:
+        parser.error(str(error))
     content = experiment(store, [*EXPERIMENTS[args.name]], args.out.with_suffix(""), args.jobs)
     command = f"python -m colalib.course.experiments {args.name} {args.store} --out {args.out}"
     write_json(args.out, {"command": command} | content)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ from pathlib import Path
 from colalib.course.profiles import profile, store
 from colalib.errors import UserError
 from colalib.evaluation import intervals
-from colalib.files import atomic, checkout, fingerprint, runs_folder
+from colalib.files import atomic, checkout, file_state, fingerprint, runs_folder
 from colalib.widgets import KEEP_PAGES, PAGE
+
+WIDGET = "application/vnd.jupyter.widget-view+json"  # the type of output that a widget is
 
 
 def home() -> Path:
@@ -29,12 +32,12 @@ def home() -> Path:
 def notebooks(only: list[str] | None = None) -> list[Path]:
     """The course's notebooks in order; only those whose names start with one of `only`."""
     found = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
-    found = [n for n in found if not only or any(n.name.startswith(o) for o in only)]
     if not found:
-        raise UserError(
-            f"no such notebooks in {home() / 'notebooks'}: run this from a checkout of the course"
-        )
-    return found
+        raise UserError(f"no notebooks in {home() / 'notebooks'}: run this from a checkout of the course")
+    for start in only or []:
+        if not any(n.name.startswith(start) for n in found):
+            raise UserError(f"no notebook begins with {start}: there are {', '.join(n.stem for n in found)}")
+    return [n for n in found if not only or n.name.startswith(tuple(only))]
 
 
 def own_copies() -> list[Path]:
@@ -77,6 +80,8 @@ def lab() -> int:
     again = "To start one afresh, delete it there and run this again."
     print(f"Your notebooks are in {first.parent}. {again}", flush=True)
     command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={home()}", str(first)]
+    # JupyterLab answers Ctrl-C itself: it asks, and saves its sessions
+    signal.signal(signal.SIGINT, lambda *_: None)
     return subprocess.run(command, cwd=home()).returncode
 
 
@@ -101,15 +106,17 @@ def run(out: str | Path | None = None, only: list[str] | None = None, publish: b
     if (runs_folder() / "notebooks").resolve() == todo[0].parent.resolve():
         raise UserError(f"{runs_folder()} holds the notebooks themselves: choose another folder with --runs")
     store()
+    results = runs_folder() / "results.json"
+    before = file_state(results)
     for notebook in todo:
         if not execute(notebook, runs_folder() / "notebooks" / notebook.name, publish):
             return 1
     print(f"\nDone in {(time.monotonic() - begun) / 60:.1f} minutes.")
-    if (runs_folder() / "results.json").exists():
-        found = json.loads((runs_folder() / "results.json").read_text(encoding="utf-8"))
+    if file_state(results) != before:
+        found = json.loads(results.read_text(encoding="utf-8"))
         print(f"\n{found['task']}: {found['n_clips']} test clips, accuracy in %")
         print(intervals.table(found).to_string(index=False))
-        print(f"The numbers are in {runs_folder() / 'results.json'}.")
+        print(f"The numbers are in {results}.")
     print(f"\nExecuted notebooks are in {runs_folder() / 'notebooks'}.")
     print(
         "Next: `make lab` opens the notebooks to work through them. "
@@ -145,7 +152,9 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         client.execute(cleanup_kc=True, env=os.environ | {KEEP_PAGES: "1"})
     except CellExecutionError as error:
         failed = f"a cell failed: {error.ename}: {error.evalue}"
-    except DeadKernelError:
+    except (AssertionError, DeadKernelError):
+        if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient's answer to Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from None
         failed = "its kernel died, perhaps for want of memory"
     finally:
         bar.close()
@@ -188,7 +197,7 @@ def stripped(content):
                 data.clear()
                 data["text/plain"] = "[audio: run this cell to listen]"
             data.pop(PAGE, None)
-            widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+            widget = data.pop(WIDGET, None)
             if output.get("name") == "stderr" or (
                 widget is not None and not {"image/png", "text/html"} & set(data)
             ):

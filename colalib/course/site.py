@@ -33,7 +33,6 @@ from colalib.widgets import PAGE
 PAGES = Path(__file__).with_name("pages")  # the template, the style and the script
 MARK = "site.json"  # lists what this module wrote into a folder, so that nothing else is ever replaced
 PART = ".new-site-"  # begins the name of the folder in which a site is made, before it is moved to its place
-WIDGET = "application/vnd.jupyter.widget-view+json"
 DOCUMENTS = {  # file of the checkout → its page, and what the links to it say
     "README.md": ("readme", "Read me"),
     "RESULTS.md": ("results", "Results"),
@@ -255,9 +254,9 @@ class Site:
         elif "html" in kept:
             html = self.with_files(kept["html"], before or heading)
         elif "image/png" in data:
-            alt = f"{'Widget' if WIDGET in data else 'Figure'}: {heading}"
-            source = f"data:image/png;base64,{data['image/png']}"
-            html = self.with_files(f'<img alt="{escape(alt)}" src="{source}">', "") + STILL * (WIDGET in data)
+            alt = f"{'Widget' if running.WIDGET in data else 'Figure'}: {heading}"
+            picture = f'<img alt="{escape(alt)}" src="data:image/png;base64,{data["image/png"]}">'
+            html = self.with_files(picture, "") + STILL * (running.WIDGET in data)
         elif "text/html" in data:
             html = self.with_files("".join(data["text/html"]), before or heading)
         else:
@@ -273,8 +272,9 @@ class Site:
             return f'src="{self.sound(content) if match[1] == "audio" else self.picture(content)}"'
 
         html = re.sub(r'src="data:(audio|image)/[\w.+-]+;base64,([^"]*)"', file, html)
-        player = rf'<audio controls preload="metadata" aria-label="{escape(label)}" \1></audio>'
-        html = re.sub(r'<audio[^>]*>\s*<source (src="[^"]*")[^>]*>.*?</audio>', player, html, flags=re.S)
+        begun = f'<audio controls preload="metadata" aria-label="{escape(label)}" '
+        player = r'<audio[^>]*>\s*<source (src="[^"]*")[^>]*>.*?</audio>'
+        html = re.sub(player, lambda match: f"{begun}{match[1]}></audio>", html, flags=re.S)
         return html.replace('preload="auto"', 'preload="metadata"')
 
     def sound(self, content: bytes) -> str:

@@ -55,6 +55,10 @@ FORMAT = 1  # of the files in a store
 PACKAGES = ("librosa", "numpy", "soundfile", "soxr")  # whose versions a store notes
 NOT_FOUND = "file not found"  # the reason that may change by itself
 ROWS = ["shard", "start", "frames", "reason", "hash", "file"]  # what is noted of each file, in this order
+MADE = {  # what else a store may have been made of, by the part of its config.json that differs
+    "table of clips": "of other clips: files were added, removed or relabelled since",
+    "mel": "with other mel settings",
+}
 NUMBERS = ["shard", "start", "frames"]  # where the frames of a clip lie; the other columns are text
 
 # --------------------------------------------------------------------------- the form of the shards
@@ -114,8 +118,8 @@ def build(
     with locked(out):
         _enter(corpus, out, content)
         if changed := _changed(corpus, out):
-            text = f"{out}: {len(changed)} files are new or others than before (the first: {changed[0]})"
-            print(f"{text}: these are read", file=sys.stderr, flush=True)
+            text = f"{out}: {len(changed)} files are new or have changed (the first: {changed[0]})"
+            print(f"{text}: they are read, with their neighbours", file=sys.stderr, flush=True)
             (out / "clips.csv").unlink(missing_ok=True)
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)
@@ -177,7 +181,7 @@ def _check_config(out: Path, content: dict) -> None:
     existing = read_json(out / "config.json", "a store")
     for key, value in content.items():
         if existing.get(key) != value:
-            raise UserError(f"{out} was made with another {key}: choose another --out")
+            raise UserError(f"{out} was made {MADE.get(key, f'with another {key}')}: choose another --out")
 
 
 def _enter(corpus: Corpus, out: Path, content: dict) -> None:
@@ -331,7 +335,7 @@ def _read_rows(corpus: Corpus, out: Path) -> list[pd.DataFrame]:
     `path` and `changed` tell whether a clip is another file now, or was not there before.
     """
     finished = _read_table_of_rows(out / "files.csv")
-    copy = (out / "config.json").exists() and _made_from(out) != os.path.abspath(corpus.root)
+    copy = _made_from(out) != os.path.abspath(corpus.root)
     shards, end = [], 0
     for shard, paths in enumerate(_shards(corpus)):
         start, end = end, end + len(paths)
@@ -405,7 +409,7 @@ class MelStore:
             self.clips.iloc[0]  # raises IndexError if there is no clip
         except UserError:
             raise
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, FileNotFoundError) as error:
             raise UserError(
                 f"{self.path}: damaged ({first_line(error)}): prepare it again, to another folder"
             ) from None
@@ -424,7 +428,7 @@ class MelStore:
         try:
             # a plain view of the map: slices faster than np.memmap
             frames = np.asarray(np.load(path, mmap_mode="r"))
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path}: damaged or missing ({error}): prepare it again, to another folder"
             ) from None
@@ -459,7 +463,10 @@ class MelStore:
                 f"{self.path} does not tell where its audio lies: prepare it again, to another folder"
             )
         if not Path(self._audio).is_dir():
-            raise UserError(f"{self._audio}: the audio of {self.path} is no longer there: bring it back")
+            raise UserError(
+                f"{self._audio}: the audio of {self.path} is no longer there: "
+                "bring it back, or prepare it again, to another folder"
+            )
         return Path(self._audio)
 
 

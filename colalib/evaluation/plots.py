@@ -32,7 +32,7 @@ MODELS = {
     "bilinear": "#009E73",  # of the objectives
     "cosine": "#CC79A7",
     "triplet": "#D55E00",
-}
+} | dict.fromkeys(("16 pairs", "64 pairs", "256 pairs"), "#009E73")  # of the bilinear objective
 
 ROLES = {"anchor": "#0072B2", "positive": "#009E73", "distractor": "#D55E00"}
 
@@ -271,6 +271,7 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
             va="center",
             bbox={"fc": "white", "ec": "none", "pad": 1},  # the line of chance may pass here
         )
+    ax.margins(x=0.1)  # room for the last number
     ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
     ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
     ax.set(

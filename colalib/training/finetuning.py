@@ -23,7 +23,7 @@ from colalib.data.splits import Split, evaluation_splits, subsample_labels
 from colalib.data.store import MelStore, open_store
 from colalib.encoder import Encoder, choose_device
 from colalib.errors import UserError
-from colalib.fast_cpu import encode_batches, in_batches
+from colalib.fast_cpu import encode_batches, in_batches, parallel_map
 from colalib.files import atomic, fingerprint, locked
 from colalib.settings import FinetuneConfig
 from colalib.training.runs import (
@@ -170,16 +170,17 @@ def eval_loader(clips: Clips, targets: np.ndarray) -> DataLoader:
     return DataLoader(ReiterableBatches(batches), batch_size=None)
 
 
-@torch.no_grad()
 def predict(module: AudioClassifier, store: MelStore, split: Split, name: str) -> pd.DataFrame:
     """Return a classifier's predictions on the test side, under the model's `name`."""
     module.eval()
     clips = Clips([store], [split.test])
-    logits = [
-        module.clip_logits(x.to(module.device), clip_index.to(module.device)).cpu()
-        for x, clip_index in clip_batches(clips, silence=clips.mel.silence)
-    ]
-    best = torch.cat(logits).argmax(dim=1).numpy()  # [n]
+
+    @torch.no_grad()
+    def choose(batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, clip_index = (part.to(module.device) for part in batch)
+        return module.clip_logits(x, clip_index).argmax(dim=1).cpu()
+
+    best = torch.cat([*parallel_map(choose, clip_batches(clips, silence=clips.mel.silence))]).numpy()  # [n]
     config = module.config
     predicted = np.array(module.classes)[best]
     return prediction_table(store, split, config.label, predicted, name, config.seed, config.labels_per_class)

@@ -204,7 +204,7 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
                 was = before[part].get(key)
                 raise UserError(
                     f"{out} was made with {key} {was!r}, not {value!r}: "
-                    "keep its settings to resume, or choose another --out"
+                    "keep its settings to resume, choose another --out, or delete that folder"
                 )
     remove_leftovers(out, *RUN_FILES)
     remove_leftovers(out / SNAPSHOTS, "*.safetensors")

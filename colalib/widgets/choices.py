@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from colalib.errors import UserError
 from colalib.files import locked, runs_folder, write_json
 
 
@@ -55,7 +56,7 @@ def change_choice(key: str, change: Callable[[dict], dict | str]) -> dict | str:
         with locked(choices_file()):
             choice = change(read_settings(key))
             write_json(choices_file(), read_choices() | {key: choice})
-    except OSError:
+    except (OSError, UserError):  # the latter where a lock cannot be had
         choice = change(read_settings(key))
     return choice
 

@@ -13,7 +13,9 @@
 #
 # You hear which sounds an encoder finds alike, although it learned without labels. You follow one tune from air
 # pressure to the picture that a neural network gets, and listen after every step to what is still there. Then you put
-# a whole corpus on disk in that form.
+# a whole corpus on disk in that form. The method of this course is **COLA**
+# ([2010.10915](https://arxiv.org/abs/2010.10915)),
+# a way to train an encoder without labels; **colalib** is the course's package.
 #
 # **Run time** about a minute on 2 cores. The very first run also renders the demo corpus, once, in two minutes.
 #
@@ -30,7 +32,8 @@
 # processing and no music theory. Headphones help.
 #
 # **How an exercise works.** You replace `raise NotImplementedError` by your code, and run the cell and the check below
-# it. If your function passes, the lesson uses it from there on. If not, the lesson goes on with colalib's. Hints and
+# it. If your function passes, the lesson uses it from there on. If not, the lesson goes on with colalib's. An exercise
+# marked *core* has an idea that later cells need; one marked *worth it* can be left out. Hints and
 # a solution are folded below. A box that says *Guess first* asks you what the next figure will show. At the end of notebook
 # 8 is a glossary of all terms.
 #
@@ -174,7 +177,8 @@ _ = zoom.set(ylabel="")
 #
 # Cut the sound into **frames** of 25 ms, one every 10 ms. Let each frame fade in and out under a **Hann window**,
 # because a frame that is cut off abruptly spreads every tone over the whole spectrum. Then take its Fourier
-# transform: the **spectrum**, a number for each frequency. Look at the magnitudes of one frame first, with the
+# transform (by the *fast Fourier transform*, **FFT**): the **spectrum**, a number for each frequency. Look at the
+# magnitudes of one frame first, with the
 # window and without. Their axis is in **decibels** (dB), which count ratios: 20 dB more is ten times the amplitude,
 # and 40 dB more is a hundred times.
 
@@ -201,8 +205,8 @@ _ = axes[1].legend()
 #
 # ### Your turn: frames_of · easy · 10 minutes · core
 # Cut a waveform into frames of `n_fft` samples, one every `hop` samples. `n_fft` is the length of the Fourier
-# transform, 1,024 samples here. That is longer than the 25 ms (400 samples) that we want to look at: we cut a longer piece
-# around the same centre, and the window, zero outside its 400 samples, takes away the rest. *FFT length* below says what the
+# transform, 1,024 samples here. We look at 25 ms (400 samples) only: the longer piece has the same centre, and the window
+# is zero outside its 400 samples. *FFT length* below says what the
 # rest is for.
 #
 # Frame t has sample t · hop as its centre. The first and the last frames stick out of the sound: fill with zeros. Take
@@ -464,7 +468,9 @@ display(plots.player(audio.resynthesise(log_mel, config)))
 # %%
 def log_mel_by_hand(wave: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Waveform [samples] → natural-log mel magnitudes [frames, n_mels]."""
-    window = np.pad(np.hanning(config.window + 1)[:-1], (config.n_fft - config.window) // 2)  # periodic Hann
+    window = np.pad(
+        librosa.filters.get_window("hann", config.window), (config.n_fft - config.window) // 2
+    )  # [n_fft]
     frames = frames_of(wave, config.n_fft, config.hop)  # [frames, n_fft]
     magnitude = np.abs(np.fft.rfft(frames * window))  # [frames, n_fft/2 + 1]
     bands = np.stack([mel_band(i, config) for i in range(config.n_mels)])  # [n_mels, n_fft/2 + 1]
@@ -695,7 +701,7 @@ print(f"of the demo corpus, {len(mels.quarantine)} clips are in quarantine")
 # ## Recap
 # You can now
 # - say what a frame, a spectrum, a mel band and a log-mel spectrogram are, with shapes and units: 25 ms under a window, how
-#   much of each frequency is in it, 64 bands that gather 513 frequencies as the ear does, `[frames, 64]`, a hundred per second;
+#   much of each frequency is in it, 64 bands that gather 513 frequencies roughly as the ear does, `[frames, 64]`, a hundred per second;
 # - write the framing and the mel bands yourself, and check the log-mel spectrogram made of them against the library's: equal
 #   to a thousandth;
 # - choose window, hop, FFT length, bands, range and floor, knowing by eye and ear what each costs: the window trades pitch
@@ -746,7 +752,7 @@ _ = course.exercise(count_frames, check_1)
 #
 # ### 1.2 A window for two tones · medium · 10 minutes
 # Two flutes play 440 Hz and 440 + `gap` Hz. How long must a Hann window be, in samples, to show two peaks? Give a
-# length that surely shows a valley between them, but at most 3 · sample_rate / gap.
+# length that shows a valley of at least 5% between them, but at most 3 · sample_rate / gap.
 
 
 # %%
@@ -792,6 +798,6 @@ _ = course.exercise(window_for, check_2)
 # def window_for(gap: float, sample_rate: int) -> int:
 #     return int(np.ceil(2.5 * sample_rate / gap))
 # ```
-# Our own 400 samples therefore separate tones from about 100 Hz apart. Two low notes a semitone apart are only a few
+# Our own 400 samples therefore separate tones from 85 to 100 Hz apart. Two low notes a semitone apart are only a few
 # hertz apart: the picture separates them at most by their upper harmonics, and by how they beat against each other.
 # </details>

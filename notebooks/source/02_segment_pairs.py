@@ -186,7 +186,7 @@ print(
 
 # %%
 short = store.frames(row)[anchor : anchor + 40]
-seeds = (14, 6, 1, 15)
+seeds = (14, 6, 4, 15)
 placed = [(f"seed {seed}", segments.random_crop(short, np.random.default_rng(seed))) for seed in seeds]
 _ = plots.panels(placed, height=2.4)
 
@@ -500,7 +500,7 @@ _ = axes[1].legend()
 def hits(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
     """How often each anchor's positive was nearest [n], and how often it was asked [n], in batches of `size`.
 
-    60 batches of pairs (a[i], b[i]), or more if it takes more for each pair to be drawn four times.
+    At least 60 batches of pairs (a[i], b[i]), and so many that each pair is drawn about four times.
     """
     rng = np.random.default_rng(size)
     found, asked = np.zeros((2, len(a)))
@@ -512,7 +512,7 @@ def hits(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[np.ndarray, np.nd
 
 
 # %%
-def draw(ax: plt.Axes, x: list, counts: list, tunes: np.ndarray, colour: str, name: str) -> np.ndarray:
+def draw(ax: plt.Axes, x: list, counts: list, tunes: np.ndarray, name: str, line: str) -> np.ndarray:
     """Draw the share found with its 95% interval over tunes; `counts` from `hits`; return the share in %."""
     rng = np.random.default_rng(0)
     names, number = np.unique(tunes, return_inverse=True)
@@ -520,7 +520,8 @@ def draw(ax: plt.Axes, x: list, counts: list, tunes: np.ndarray, colour: str, na
     weights = times[:, number]  # of each pair, [500, n]
     share = np.array([100 * found.sum() / asked.sum() for found, asked in counts])
     drawn = np.array([100 * (weights @ found) / (weights @ asked) for found, asked in counts])  # [x, 500]
-    ax.plot(x, share, "o-", color=colour, label=name)
+    colour = plots.MODELS["mel-stats"]
+    ax.plot(x, share, line, color=colour, label=name)
     ax.fill_between(x, *np.quantile(drawn, [0.025, 0.975], axis=1), color=colour, alpha=0.2, lw=0)
     return share
 
@@ -540,8 +541,8 @@ for level, filter_db, name in (
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 3.4))
-for (name, found_and_asked), colour in zip(counts.items(), (3, 0, 2)):
-    share = draw(ax, sizes, found_and_asked, tunes, plots.PALETTE[colour], name)
+for (name, found_and_asked), line in zip(counts.items(), ("o-", "s--", "^:")):
+    share = draw(ax, sizes, found_and_asked, tunes, name, line)
     print(f"{name}: " + ", ".join(f"B = {b}: {score:.0f}%" for b, score in zip(sizes, share)))
 ax.plot(sizes, 100 / np.array(sizes), "--", color=plots.MODELS["chance"], label="chance, 1/B")
 ax.set(xscale="log", xlabel="batch size B", ylabel="positive found (%)", ylim=(0, 102))
@@ -554,13 +555,13 @@ _ = ax.legend(ncol=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
 # - With few distractors the task is easy even without learning. More of them make it harder. Whether a harder task
 #   also teaches more, notebook 3 asks.
 # - Loudness is a **shortcut**. The gap between the two upper curves is what it contributes. How loud a clip is tells
-#   something about the recording, and nothing about the music. This is why colalib's encoder never sees a segment's mean.
+#   something about the recording, and little about the music. This is why colalib's encoder never sees a segment's mean.
 # - The mean spectrum is the next shortcut, and a far better one: the colour of instrument and room. A filter for each
 #   side spoils it without touching a single note. It has a price: the encoder may forget
 #   what it does not need for finding the pair. That is bad if a later question is about colour. Notebook 5 asks for the
 #   instruments.
 #
-# The green curve is still far above chance: the mean spectrum survives the filters in part. And a filter does not touch
+# The dotted curve is still far above chance: the mean spectrum survives the filters in part. And a filter does not touch
 # everything.
 #
 # ### Your turn: filter_proof · medium · 15 minutes · worth it
@@ -603,7 +604,9 @@ def check_proof(answer):
     )
     theirs, mine = found_filtered(lambda s: mean_mel(s, level=False)), found_filtered(answer)
     print(f"filtered pairs found: mean spectrum {theirs:.0f}%, your feature {mine:.0f}%")
-    assert mine > theirs, f"it finds {mine:.0f}% of the filtered pairs, the mean spectrum finds {theirs:.0f}%"
+    assert mine > theirs + 4, (
+        "that is hardly more, or less, than the mean spectrum: how fast does a band change?"
+    )
 
 
 filter_proof = course.exercise(filter_proof, check_proof, instead=change_along_time)
@@ -615,7 +618,7 @@ print(f"{found_filtered(filter_proof):.0f}% of the filtered pairs are found by `
 # <details><summary>Hint 2</summary>Differences depend on the moment; a feature should not. How *large* are they on
 # average, in each band?</details>
 # <details><summary>Hint 3</summary>Two candidates: the standard deviation over time, and the mean absolute difference of
-# neighbouring frames. One of them knows more about how fast things change.</details>
+# neighbouring frames. Only one is clearly ahead of the mean spectrum: the one that knows how fast things change.</details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -668,7 +671,7 @@ for distance in distances:
 seconds = [store.mel.seconds(d) for d in distances]
 fig, ax = plt.subplots(figsize=(8, 3.2))
 ax.axvspan(0, store.mel.seconds(SEGMENT_FRAMES), color="#DDDDDD", lw=0, label="crops overlap")
-share = draw(ax, seconds, counts, clips.groups[chosen], plots.PALETTE[0], "mean spectrum without level")
+share = draw(ax, seconds, counts, clips.groups[chosen], "mean spectrum without level", "s--")
 ax.axhline(100 / min(64, many), ls="--", color=plots.MODELS["chance"], label="chance")
 ax.set(xlabel="distance between the crops' starts (s)", ylim=(0, 102))
 ax.set_ylabel(f"found among {min(64, many)} (%)")
@@ -726,24 +729,24 @@ table = store.clips.iloc[[row_of[clips.ids[i]] for i in chosen]]
 distance = -nearness(mean_mel(anchors, False), mean_mel(positives, False)).numpy() / np.sqrt(64)  # per band
 pair = np.eye(many, dtype=bool)
 values = {column: table[column].to_numpy(object) for column in ("group", "label", "family")}
-tune, kind, family = (v[:, None] == v[None] for v in values.values())  # each [many, many]
-kinds = {
+same_tune, same_class, same_family = (v[:, None] == v[None] for v in values.values())  # each [many, many]
+relations = {
     "same clip: the positive": distance[pair],
-    "same tune, another take": distance[tune & ~pair],
-    "same class, another tune": distance[kind & ~tune],
-    "same instrument family, another class": distance[family & ~kind],
-    "another class and family": distance[~kind & ~family],
+    "same tune, another take": distance[same_tune & ~pair],
+    "same class, another tune": distance[same_class & ~same_tune],
+    "same instrument family, another class": distance[same_family & ~same_class],
+    "another class and family": distance[~same_class & ~same_family],
 }
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 3))
 colours = [plots.ROLES["positive"], *(plots.PALETTE[i] for i in (1, 4, 5)), plots.ROLES["distractor"]]
-for y, (values, colour) in enumerate(zip(kinds.values(), colours)):
+for y, (values, colour) in enumerate(zip(relations.values(), colours)):
     low, first, median, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
     ax.plot([low, high], [-y, -y], color=colour, lw=2)
     ax.plot([first, third], [-y, -y], color=colour, lw=12, solid_capstyle="butt")
     ax.plot(median, -y, "o", color="white", mec=colour, ms=9)
-ax.set_yticks(-np.arange(5), [f"{name} ({len(v):,})" for name, v in kinds.items()])
+ax.set_yticks(-np.arange(5), [f"{name} ({len(v):,})" for name, v in relations.items()])
 ax.set_ylim(-4.6, 0.6)
 _ = ax.set(xlabel="distance of mean spectra per band (ln units): median, quartiles, 5 to 95%")
 
@@ -766,7 +769,9 @@ print(f"it is nearer than all {many - 1} distractors in {nearest:.0%}: among man
 
 # %%
 for b in sorted({32, 64, many}):
-    own_tune, own_class = ((b - 1) * (same & ~pair).sum() / (many * (many - 1)) for same in (tune, kind))
+    own_tune, own_class = (
+        (b - 1) * (same & ~pair).sum() / (many * (many - 1)) for same in (same_tune, same_class)
+    )
     print(
         f"B = {b}: an anchor's distractors are {own_tune:.2f} of its own tune, {own_class:.1f} of its own class"
     )
@@ -782,7 +787,8 @@ for b in sorted({32, 64, many}):
 # ### What makes the task hard
 # Turn the four settings: the distance of the crops, the filter, the mask and the number of candidates. Guess before each
 # turn: which one hurts the mean spectrum much more than the encoder? The grey curves are the setting before. The encoder is
-# the one that comes with the course; it has heard these clips in its training.
+# the one that comes with the course; it has heard these clips in its training. The areas treat clips as independent, so
+# they are somewhat too narrow.
 
 # %%
 widgets.difficulty_lab(clips)
@@ -795,9 +801,9 @@ widgets.difficulty_lab(clips)
 # </details>
 #
 # ## 5 The task, for your ears
-# Listen to the anchor and to four candidates, or ask for the quiz. In the quiz two encoders answer the same questions,
-# with the similarity of their h, the numbers that an encoder makes of a segment: one with random weights, and the one
-# that comes with the course. Switch augmentations on, and the players sound like what a network hears: a re-synthesis
+# Listen to the anchor and to four candidates, or ask for the quiz. In the quiz two encoders answer the same questions:
+# one has random weights, the other comes with the course. They compare h, the numbers that an encoder makes of a segment.
+# Switch augmentations on, and the players sound like what a network hears: a re-synthesis
 # from the altered frames.
 #
 # The questions come from validation clips.

@@ -54,7 +54,7 @@ corpus, store = course.corpus(), course.store()
 # %% [markdown]
 # ## 1 Where this comes from
 # - **Triplets** (FaceNet, [1503.03832](https://arxiv.org/abs/1503.03832), 2015): an anchor must be nearer to its
-#   positive than to a distractor, by a margin. There for faces, with labels.
+#   positive than to a distractor, by a margin. Made for faces, with labels: whose face it is.
 # - **AudioSet** (Gemmeke et al., ICASSP 2017): two million labelled ten-second sounds, the common ground on which
 #   audio encoders are trained and judged.
 # - **Triplets without labels, for sound** (Jansen et al., [1711.02209](https://arxiv.org/abs/1711.02209), 2017): the
@@ -63,8 +63,8 @@ corpus, store = course.corpus(), course.store()
 #   positive among many, instead of comparing one with one.
 # - **The batch supplies the distractors** (SimCLR, [2002.05709](https://arxiv.org/abs/2002.05709), 2020): with a
 #   temperature, and a projection that is dropped afterwards.
-# - **No distractors at all** (BYOL, [2006.07733](https://arxiv.org/abs/2006.07733), 2020): predict what a slowly
-#   moving copy of yourself says of the other crop.
+# - **No distractors at all** (BYOL, [2006.07733](https://arxiv.org/abs/2006.07733), 2020): the network predicts
+#   what a slowly changing copy of itself makes of the other crop.
 # - **All of it for sound, simply** (COLA, [2010.10915](https://arxiv.org/abs/2010.10915), 2020): two crops of a
 #   clip, an EfficientNet, a bilinear similarity.
 #
@@ -176,7 +176,7 @@ def check_triplet(answer):
     assert np.isclose(rows, 0.35, atol=1e-5), f"[[0.9, 0.5], [0.2, 0.1]] should give 0.35, not {rows:.3f}"
     three = float(answer(torch.eye(3) + torch.tensor([0.0, 0.0, 0.9])))  # costs 0, 0.4; 0, 0.4; 0, 0
     assert np.isclose(three, 0.8 / 6, atol=1e-5), (
-        "average over all distractors of a row, not the nearest alone"
+        "divide by all B(B - 1) triplets, also those that cost 0, and take all distractors of a row"
     )
 
 
@@ -311,14 +311,18 @@ print(f"cosine with temperature: {ours:.4f}, as colalib's objective; ln B = {np.
 #
 # $$s(x, x') = g(x)^\top W\, g(x') / \sqrt{512}, \qquad g(x) = \tanh(\mathrm{LayerNorm}(A\,h(x) + b))$$
 #
-# (g(x) is short for g(h(x)).) W can turn directions up that identify a recording and turn others down. It is not bounded,
-# so it sets its own temperature. With W the identity, where ours starts, this is a plain dot product. In the paper it beats
+# (g(x) is short for g(h(x)).) W can turn directions up that identify a recording and turn others down. W has no
+# bound, so it also sets the temperature. With W the identity, where ours starts, this is a plain dot product. In the
+# paper it beats
 # the cosine clearly: a linear probe reaches 74.3% on average over nine tasks, against 67.2%. (A **linear probe**: no weight
 # of the encoder moves, it is *frozen*, and one linear layer learns the classes from h. Its accuracy tells what h holds.)
 # How much of this is due to W? These numbers do not say. In the paper's published code, as here, the LayerNorm and the tanh
 # of g belong to the bilinear variant alone, and the cosine's g is linear. So three things change at once: W, the shape of
 # g, and a scale that is learned instead of fixed by τ. Section 8 tries W and τ alone; the shape of g stays bound to the
 # kind of scale.
+#
+# Any W is the sum of a symmetric part, (W + Wᵀ)/2, and a **skew** part, (W − Wᵀ)/2. A W that is all skew gives
+# s(x, x′) = −s(x′, x): it tells the anchor from the positive.
 #
 # ### Your turn: bilinear · easy · 10 minutes · core
 # Write the similarity of every anchor with every positive. Mind the order: W stands between the anchor on its left and
@@ -369,9 +373,10 @@ bilinear = course.exercise(bilinear, check_bilinear, instead=by_einsum)
 # ```
 # </details>
 #
-# What the check says about W: the identity is the dot product. A symmetric W without negative eigenvalues is LLᵀ. It
-# is a dot product again, after one more linear layer Lᵀ. Only a **skew** part (W ≠ Wᵀ) makes the similarity depend on
-# which crop is the anchor. Section 8 looks at what a trained W has become. Now the whole objective:
+# What the check says about W: the identity is the dot product. A symmetric W stretches along some directions; an
+# **eigenvalue** says by how much along one of them. If none is negative, W is LLᵀ: a dot product again, after one more
+# linear layer Lᵀ. Only the skew part makes the similarity depend on which crop is the anchor. Section 8 looks at what a
+# trained W has become. Now the whole objective:
 
 # %%
 torch.manual_seed(0)
@@ -584,7 +589,7 @@ print("colalib's      ", " ".join(f"{loss:.4f}" for loss in theirs))
 assert np.allclose(ours, theirs, rtol=2e-3), "the hand-written training does not follow colalib's"
 
 # %% [markdown]
-# The first losses agree, so this loop *is* the training. (They do not fall yet: four steps at the full learning rate
+# The first losses agree, so this loop does what colalib's does. (They do not fall yet: four steps at the full learning rate
 # are too few. Only the agreement counts here.) We run it for a few steps with each objective. This is a
 # *taste*: the steps are few, there is one seed, and neither learning rate nor margin nor temperature has been tuned.
 # It shows how learning begins, and doesn't say which objective is best in the end.
@@ -667,10 +672,9 @@ for ax, name in zip(axes, ("cosine", "no distractors")):
     with torch.no_grad():
         similarity = cola.cosine_similarity(*(objective.parts.project(encoder(side)) for side in valid_pairs))
     is_pair = torch.eye(len(similarity), dtype=bool)
-    for kind, part in (("positive", similarity[is_pair]), ("distractor", similarity[~is_pair])):
-        ax.hist(
-            part, bins=np.linspace(-1, 1, 41), density=True, color=plots.ROLES[kind], alpha=0.6, label=kind
-        )
+    line = {"bins": np.linspace(-1, 1, 41), "density": True, "histtype": "step", "lw": 2}
+    for kind, part, style in (("distractor", ~is_pair, "-"), ("positive", is_pair, "--")):
+        ax.hist(similarity[part], **line, color=plots.ROLES[kind], ls=style, label=kind)
     ax.set(xlabel="cosine of g", yticks=[], title=f"{name}; last mean rank {ranks[-1]:.1f} of {batch}")
 _ = axes[0].legend(loc="upper left")
 
@@ -689,7 +693,7 @@ config, metrics = run.config, run.metrics()
 print(f"ready after {(time.perf_counter() - begun) / 60:.1f} minutes", end="; ")
 print(f"the training took {metrics['seconds'].max() / 60:.1f} minutes")
 print(
-    f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} epochs, {config.objective}, {config.arch}"
+    f"{metrics['step'].max():.0f} steps, {metrics['epoch'].max():.1f} passes over the clips, {config.objective}, {config.arch}"
 )
 
 # %% [markdown]
@@ -738,7 +742,7 @@ from colalib.training.runs import read_checkpoint
 
 after = cola.Cola(config, std=1.0)  # the checkpoint brings its own std
 after.load_state_dict(read_checkpoint(run.path / "best.ckpt")["state_dict"])
-after.eval()
+_ = after.eval()
 
 # %%
 if config.objective == "bilinear":
@@ -808,19 +812,26 @@ for other in ("bilinear, diagonal W", "bilinear, full W"):  # what the text belo
     assert not is_shown[other, "bilinear, dot product"]
 assert is_shown["bilinear, full W", "cosine, τ = 0.5"] and is_shown["bilinear, full W", "cosine, τ = 0.05"]
 assert is_shown["bilinear, the paper's W", "bilinear, full W"]
+ahead = [m for m in trained["model_name"] if is_shown.get(m, "mel-stats")]
+assert ahead == [
+    "random",
+    "cosine, τ = 0.05",
+    "cosine, τ = 0.1",
+    "bilinear, the paper's W",
+]  # first and last: behind
 
 # %% [markdown]
 # White ticks are single seeds. On the right, a dot is hollow if its interval holds zero. Two things are shown, and one is
 # not.
 # - **No gain from W.** Dot product, diagonal and full W can't be told apart. Perhaps the encoder and g learn what W could.
-# - **Temperature matters.** At τ = 0.5 the cosine is behind the full W, at 0.05, the smallest one tried, ahead of it.
-#   The three smaller ones can't be told apart. A large τ makes even a right answer timid, and the loss goes on pulling at
-#   pairs that are found already.
+# - **Temperature matters.** The cosine is behind the full W at τ = 0.5 and ahead of it at 0.05, the smallest one tried.
+#   The three smaller ones can't be told apart. Perhaps a large τ makes even a right answer timid, and the loss goes on
+#   pulling at pairs that are found already.
 # - **The paper's W is worse in a short training.** It differs from ours twice: it begins as random numbers, and there is
 #   no divisor √512. This comparison can't say which of the two matters. The paper trains for 500 epochs on AudioSet.
 #
-# So in a short training no gain from W is shown: the plain dot product is not shown to be worse, and a cosine with τ = 0.05
-# is shown to be better than the full W. Note that a dot product has a scale that is learned, too: LayerNorm in g has
+# 300 steps are few: only the cosines at 0.05 and 0.1 are shown to be ahead of the mel statistics. Note that a dot
+# product has a scale that is learned, too: LayerNorm in g has
 # weights. Whether W brings more in a long training, as the paper found, we can't say.
 #
 # ### Together, and spread out
@@ -886,7 +897,7 @@ torch.manual_seed(config.seed)
 before = cola.Cola(config, std=1.0)
 evaluation.calibrate_batchnorm(before.encoder, clips)
 models, n_valid = {"random": before.eval(), "trained": after}, len(valid_clips)
-kinds = {"as it is": (), "filtered": (config.filter_db, config.mask_bands)}
+kinds = {"as it is": (), "filtered, masked": (config.filter_db, config.mask_bands)}
 
 
 def held_out_pairs(number: int, kind: str) -> tuple[list[Tensor], np.ndarray]:
@@ -912,8 +923,8 @@ def similarities(pairs: list[Tensor]) -> dict[str, Tensor]:
 
 
 found = {kind: [similarities(held_out_pairs(r, kind)[0]) for r in range(6)] for kind in kinds}
-shape = tuple(found["filtered"][0]["trained"].shape)
-print(f"{n_valid} held-out clips, 6 pairs of each, as they are and filtered; similarity {shape}")
+shape = tuple(found["filtered, masked"][0]["trained"].shape)
+print(f"{n_valid} held-out clips, 6 pairs of each, as they are and changed; similarity {shape}")
 
 # %%
 row_of = {clip_id: row for row, clip_id in enumerate(store.ids)}
@@ -927,6 +938,7 @@ for ax, name in zip(axes, models):
     part = found["as it is"][0][name][shown][:, shown]
     place = part.argsort(dim=1, descending=True).argsort(dim=1) + 1  # 1: what anchor i answers first
     image = ax.imshow(place, cmap="magma_r", vmin=1, vmax=len(shown))
+    ax.plot(part.argmax(dim=1), range(len(shown)), ".", color=plots.ROLES["anchor"], ms=5)
     first_of_class = np.flatnonzero(np.r_[True, labels[shown][1:] != labels[shown][:-1]])
     ax.set_yticks(first_of_class, labels[shown][first_of_class], fontsize=8)
     ax.set_xticks(first_of_class, labels[shown][first_of_class], fontsize=8, rotation=90)
@@ -934,7 +946,7 @@ for ax, name in zip(axes, models):
 _ = fig.colorbar(image, ax=axes, label="place of j among the answers of anchor i\n(1: most similar)")
 
 # %% [markdown]
-# Each row is a question, and its brightest cell is the first answer. Look for three things. A bright diagonal: pairs are
+# Each row is a question; the blue dot is its first answer. Look for three things. A bright diagonal: pairs are
 # found. Bright columns: some segments are similar to everything; dark ones: to nothing. Bright squares along the diagonal:
 # clips of one class resemble each other, which nobody has asked for.
 #
@@ -974,7 +986,7 @@ table.rename_axis(f"B = {b}, held-out clips").style.format("{:.3f}", na_rep="–
 # %% [markdown]
 # Don't skip the baseline. On crops as they are, the mean spectrum may find nearly as many positives as the encoder, or
 # more after a short training: where crops overlap it matches what is identical, and where they don't it matches
-# instruments. The filter takes that away, and shows what the encoder has learned beyond the spectrum. Look at the mean
+# instruments. Filter and mask take that away, and show what the encoder has learned beyond the spectrum. Look at the mean
 # rank too: it tells who is far off when wrong. And finding pairs is only the means; what h is worth for another
 # question is for notebooks 4 and 5 to say.
 #
@@ -998,7 +1010,7 @@ sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256) if b <= n_valid]
 colours = {"mean spectrum": plots.MODELS["mel-stats"]} | {name: plots.MODELS[name] for name in models}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
 for name, colour in colours.items():
-    for kind, style in (("as it is", "o-"), ("filtered", "s:")):
+    for kind, style in (("as it is", "o-"), ("filtered, masked", "s:")):
         scores = pd.DataFrame([pair_scores(kind, name, b) for b in sizes])
         share, half = 100 * scores["accuracy"], 100 * scores["band"]
         axes[0].plot(sizes, share, style, color=colour, label=f"{name}, {kind}")

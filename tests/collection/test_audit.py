@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from helpers import RATE, call, tone
+from helpers import RATE, call, messages, tone
 from planting import recall
 
 from colalib.collection import audit, levels, page
@@ -109,6 +109,17 @@ def test_equal_clips_are_duplicates(tmp_path):
     assert np.isfinite(audited.findings["score"]).all()
 
 
+def test_what_is_lonely_or_clipped_is_found(tmp_path):
+    waves = {f"a{i:02d}": tone(300 + i, 1, i) for i in range(24)}
+    waves["noise"] = 0.2 * np.random.default_rng(0).standard_normal(RATE)
+    waves["clipped"] = np.clip(4 * waves["a00"], -1, 1)
+    write(tmp_path / "tones", **waves)
+    findings = audit(tmp_path / "tones", encoder="mel-stats", jobs=1).findings
+    of = {kind: list(part["path"]) for kind, part in findings.groupby("kind")}
+    assert of["lonely"][0] == "noise.wav"
+    assert of["clipped"] == ["clipped.wav"]
+
+
 def burst(seed: int) -> np.ndarray:
     """Return 0.1 s of silence and 0.4 s of noise that dies away: a clip that is one event."""
     seconds = np.arange(int(0.4 * RATE)) / RATE
@@ -151,7 +162,7 @@ def test_mistakes_get_one_line(planted, tmp_path, capsys, monkeypatch, words, me
     code, _, error = call(capsys, "audit", *words, "--encoder", "mel-stats")
     assert code == 2
     assert message in error
-    assert len([line for line in error.splitlines() if line.startswith("colalib: ")]) == 1
+    assert len(messages(error)) == 1
     assert not list(tmp_path.rglob("findings.*"))
 
 

@@ -190,6 +190,17 @@ def test_timbre_alone_is_not_enough(corpus, rows):
     assert 0.25 < accuracy < 0.60
 
 
+def test_a_broken_installation_is_no_fault_of_the_scores(monkeypatch):
+    """Else every tune would be kept as one that cannot be played."""
+
+    def broken(*_):
+        raise ImportError("music21")
+
+    monkeypatch.setattr(reading, "read_abc", broken)
+    with pytest.raises(ImportError):
+        reading.read_pieces(reading.candidates(0)["jig"][0], "jig")
+
+
 @pytest.mark.slow
 def test_complete_corpus_is_left_alone(corpus, monkeypatch):
     monkeypatch.setattr(building, "read_tunes", lambda *_: pytest.fail("built again"))

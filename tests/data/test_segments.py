@@ -128,6 +128,33 @@ def test_pairs_come_from_the_same_clip_independently(clips):
     assert different > 40
 
 
+def rows(change):
+    """Return what distinguishes the changes of segments [B, T, M]: a copy of each, rounded, as bytes."""
+    return {np.round(one.astype(float), 3).tobytes() for one in change}
+
+
+@pytest.mark.parametrize("augmentation", ["filter_db", "mask_bands", "mask", "multiply"])
+def test_pairs_are_augmented_as_asked_each_segment_by_itself(clips, augmentation):
+    asked = {"filter_db": 6.0, "mask_bands": 16}.get(augmentation, True)
+    plain, augmented = (
+        np.concatenate(segments.pair_batch(clips, 3, 16, 0, **kwargs))
+        for kwargs in ({}, {augmentation: asked})
+    )  # anchors, then positives
+    change = augmented - plain
+    assert (change != 0).any(axis=(1, 2)).mean() > 0.8, "a band mask may have no band"
+    if augmentation == "filter_db":
+        assert np.allclose(change, change[:, :1], atol=1e-4), "one gain for each band"
+        assert len(rows(change[:, 0])) == len(change)
+    elif augmentation == "multiply":
+        factor = (augmented / plain).mean(axis=(1, 2))
+        assert np.allclose(augmented, plain * factor[:, None, None], atol=1e-4)
+        assert len(rows(factor)) > 24
+    else:
+        blank = (change != 0).any(axis=1 if augmentation == "mask_bands" else 2)  # bands, or frames
+        assert blank.mean() < 0.5
+        assert len(rows(blank)) > 24
+
+
 def test_batches_are_keyed_by_seed_and_step(clips):
     def batch(step, seed=0):
         return segments.pair_batch(clips, step, 16, seed)[0]
@@ -172,7 +199,6 @@ def test_processes_share_a_batch(clips):
         assert len(anchors) == 4
         chosen, _ = segments.pair_starts(clips, 3, 12, 0, part=(k, 3))
         assert np.array_equal(chosen, whole[k::3])
-    assert torch.equal(parts[0][0], segments.pair_batch(clips, 3, 12, 0, part=(0, 3))[0])
 
 
 def test_workers_draw_the_same_batches(clips):

@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, ROOT, run_command, tone
+from helpers import RATE, ROOT, command, run_command, send_when, tone
 
 from colalib.data import corpora, processes, store
 from colalib.data.audio import MelConfig
@@ -140,10 +139,10 @@ def test_settings_that_no_store_can_have_are_refused_before_the_work(folder, tmp
 def test_a_store_of_other_clips_or_settings_is_refused(mel_store, folder, tmp_path):
     corpus = corpora.load(folder)
     shutil.copytree(mel_store.path, tmp_path / "s")
-    with pytest.raises(UserError, match="was made with another mel"):
+    with pytest.raises(UserError, match="was made with other mel settings: choose another --out"):
         store.build(corpus, tmp_path / "s", MelConfig(n_mels=32))
     corpus.clips = corpus.clips.iloc[:50]
-    with pytest.raises(UserError, match="was made with another table of clips"):
+    with pytest.raises(UserError, match="removed or relabelled since: choose another --out"):
         store.build(corpus, tmp_path / "s")
 
 
@@ -191,17 +190,17 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(mel_store, folder, tmp_p
     out = tmp_path / "s"
     (tmp_path / "sitecustomize.py").write_text(HANGING)
     search = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "colalib", "prepare", str(folder), "--out", str(out), "--jobs", "1"]
     process = subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": search},
+        command("prepare", folder, "--out", out, "--jobs", 1),
+        env=os.environ | {"PYTHONPATH": search},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    while len(list(out.glob("rows-*.csv"))) < 2 and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(sign)
-    _, error = process.communicate(timeout=60)
+    try:
+        send_when(process, lambda: len(list(out.glob("rows-*.csv"))) == 2, sign)
+        _, error = process.communicate(timeout=240)
+    finally:
+        process.kill()  # else it sleeps on
     assert process.returncode != 0
     assert b"Traceback" not in error
     assert len(list(out.glob("rows-*.csv"))) == 2
@@ -217,6 +216,16 @@ def test_the_death_of_a_worker_process_is_told(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_write_shard", lambda *args: os._exit(9))
     with pytest.raises(UserError, match="a worker process died"):
         store.build(corpora.load(folder), tmp_path / "s", jobs=2, progress=False)
+
+
+@pytest.mark.parametrize("lost", ["frames-00000.npy", "quarantine.csv"])
+def test_what_a_full_disk_lost_is_told(mel_store, tmp_path, lost):
+    shutil.copytree(mel_store.path, tmp_path / "s")
+    (tmp_path / "s" / lost).unlink()
+    if lost.endswith(".npy"):
+        (tmp_path / "s" / lost).touch()
+    with pytest.raises(UserError, match=r"damaged.*prepare it again, to another folder"):
+        store.MelStore(tmp_path / "s").frames(0)
 
 
 def test_leftovers_of_a_killed_process_are_removed(mel_store, folder, tmp_path):
@@ -379,7 +388,7 @@ def test_a_changed_file_is_read_again(tmp_path, capsys):
     soundfile.write(corpus.root / "19.wav", tone(900, 1.0, 1), RATE)  # of the same size
     (corpus.root / "00.wav").unlink()  # deleted to save space: its frames stay
     again = store.build(corpus, tmp_path / "s", jobs=1, progress=False)
-    assert "2 files are new or others than before (the first: 18.wav)" in capsys.readouterr().err
+    assert "2 files are new or have changed (the first: 18.wav)" in capsys.readouterr().err
     assert len(again) == 20
     assert again.quarantine.empty
     assert not np.array_equal(again.frames(19), before)

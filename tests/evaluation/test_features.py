@@ -8,10 +8,11 @@ import pytest
 import scipy
 import torch
 
-from colalib import cola, evaluation
+from colalib import cola, evaluation, training
 from colalib.data import corpora, segments, store
 from colalib.data.audio import MelConfig
 from colalib.data.clips import Clips
+from colalib.data.splits import evaluation_splits
 from colalib.encoder import Encoder
 from colalib.errors import UserError
 from colalib.evaluation import features
@@ -43,6 +44,25 @@ def test_embedding_by_hand(clips, mel_store):
     assert x.dtype == np.float32
     assert np.allclose(x[7, :3328], np.concatenate(means + spreads), rtol=1e-3, atol=1e-4)
     assert np.array_equal(x[7, 3328:], mel_profile(frames, mel_store.mel))
+
+
+@pytest.fixture
+def two_threads():
+    """`make test` gives torch one thread, learners have more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_give_what_one_gives(clips, mel_store, finetuned, two_threads):
+    module, run = training.load_classifier(finetuned)
+    split = evaluation_splits(mel_store.clips)[0]
+    features = evaluation.embed_frames(module.encoder, clips, mel_store.mel)
+    predicted = training.predict(module, mel_store, split, run.name)["predicted"]
+    torch.set_num_threads(1)
+    assert np.allclose(features, evaluation.embed_frames(module.encoder, clips, mel_store.mel), atol=1e-4)
+    assert list(predicted) == list(run.predictions()["predicted"])
 
 
 def test_mel_profile_by_hand():

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from colalib import evaluation
 from colalib.data.splits import Split, evaluation_splits
 from colalib.errors import UserError
+from colalib.evaluation import probes
 
 
 @pytest.mark.parametrize("method", [evaluation.linear_probe, evaluation.knn])
@@ -78,3 +79,17 @@ def test_features_are_evaluated_in_every_fold(clips, mel_store, budget):
     assert set(predictions["seed"]) == {1}
     assert set(predictions["labels_per_class"]) == {"" if budget is None else "3"}
     assert (predictions["label"] == predictions["predicted"]).mean() > 0.8  # chance is 0.33
+
+
+def test_a_label_budget_is_all_that_a_probe_is_fitted_on(clips, mel_store, monkeypatch):
+    asked = []
+
+    def recorded(x, y, split, refit=True):
+        asked.append((sorted(y[split.train]), len(split.valid), refit))
+        return y[split.test]
+
+    monkeypatch.setattr(probes, "linear_probe", recorded)
+    splits = evaluation_splits(mel_store.clips)
+    evaluation.evaluate_features(mel_store, np.zeros((96, 2)), "x", "label", splits, labels_per_class=3)
+    labels = 3 * ["high"] + 3 * ["low"] + 3 * ["middle"]
+    assert asked == [(labels, len(splits[0].valid), False)], "validation clips only choose C"

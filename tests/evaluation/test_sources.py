@@ -98,7 +98,7 @@ def test_a_module_needs_the_audio_of_a_store(folder, loudness, tmp_path):
     store = build(load(copy), tmp_path / "store", progress=False)
     assert feature_source(loudness).of_store(store).shape == (96, 3)
     shutil.rmtree(copy)
-    with pytest.raises(UserError, match="is no longer there: bring it back"):
+    with pytest.raises(UserError, match="is no longer there: bring it back, or prepare it again"):
         feature_source(loudness).of_store(store)
 
 

@@ -75,6 +75,9 @@ def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_
         config = FinetuneConfig(labels_per_class=k, batch_size=4, epochs=0.5)
         run = training.finetune(mel_store, tmp_path / str(k), config, progress=False)
         ends[k] = max(column(run, "step"))
+        split = evaluation_splits(mel_store.clips)[0]
+        heard = len(split.train) if k is None else 3 * k
+        assert len(open_run(run).seen_clip_ids) == heard + len(split.valid)
     assert ends[2] > 0
     assert ends[2] == ends[None]
 

@@ -1,6 +1,7 @@
 """Pre-training: what it learns, keeps and refuses; alone and with several processes."""
 
 import json
+import math
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +14,7 @@ from colalib.data import corpora, store
 from colalib.data.corpus import Corpus
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
+from colalib.training import callbacks, pretraining
 from colalib.training.callbacks import Snapshots
 from colalib.training.runs import Run, open_run
 
@@ -40,10 +42,18 @@ def test_pretraining_learns_to_find_the_positive(pretrained):
 
 
 @pytest.mark.parametrize("objective", ["cosine", "triplet"])
-def test_other_objectives_run(mel_store, tmp_path, objective):
+def test_other_objectives_run_on_pairs_that_are_augmented_as_set(mel_store, tmp_path, monkeypatch, objective):
+    usual, drawn = pretraining.pair_batch, []
+
+    def recorded(clips, step, batch_size, seed, *more):
+        drawn.append(more)
+        return usual(clips, step, batch_size, seed, *more)
+
+    monkeypatch.setattr(pretraining, "pair_batch", recorded)
     config = PretrainConfig(objective=objective, steps=3, batch_size=8, mask=True, multiply=True)
     run = training.pretrain([mel_store], tmp_path / "run", config, progress=False)
     assert open_run(run).load_encoder().dim == 640
+    assert set(drawn) == {(), (3.5, 24, True, True, (0, 1))}, "those of validation are as they are"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +112,7 @@ def test_a_resumed_run_writes_its_later_snapshots_anew(mel_store, tmp_path, monk
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Snapshots, "on_train_batch_end", stop_at_9)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
     with pytest.raises(KeyboardInterrupt):
         training.pretrain([mel_store], out, config, progress=False, snapshots=True)
     monkeypatch.undo()
@@ -136,8 +147,11 @@ def test_two_processes_train_and_resume(mel_store, tmp_path):
     assert (out / "encoder.safetensors").exists()
     assert next(row["step"] for row in metrics(out) if row["train/loss"]) == "4"
     assert column(out, "valid/loss")
+    whole = (out / "encoder.safetensors").read_bytes()
+    (out / "encoder.safetensors").unlink()  # as if it was killed at its end
     again = run_command(*words, "--resume", **ONE_THREAD)
     assert again.returncode == 0, again.stderr
+    assert (out / "encoder.safetensors").read_bytes() == whole
     if find_spec("tensorboard"):
         assert list((out / "tensorboard").glob("events.*"))
 

@@ -11,13 +11,16 @@ import lightning
 import pytest
 import torch
 from helpers import ONE_THREAD, column, command, messages, metrics, run_command, send_when
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file
 
 from colalib import training
+from colalib.cola import Cola
 from colalib.errors import UserError
 from colalib.settings import PretrainConfig
 from colalib.training.callbacks import MetricsCsv, Schedule
-from colalib.training.trainer import BestCheckpoint, total_steps
+from colalib.training.finetuning import AudioClassifier
+from colalib.training.trainer import BestCheckpoint, keep_if_best, total_steps, training_alone
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
@@ -69,6 +72,13 @@ def test_a_resumed_log_drops_the_steps_that_come_again(tmp_path):
     assert float(rows[1]["seconds"]) >= 60
 
 
+def test_minutes_are_minutes(monkeypatch):
+    schedule = Schedule(PretrainConfig(minutes=3), None)
+    schedule.begun = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0 + 90)
+    assert schedule.share(0) == pytest.approx(0.5)
+
+
 @pytest.mark.slow
 def test_minutes_end_the_training(mel_store, tmp_path):
     begun = time.monotonic()
@@ -107,7 +117,7 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     weights of a run in one go.
     """
     whole, ended = tmp_path / "whole", tmp_path / "ended"
-    length = ["--steps", 24, "--batch-size", 8, "--accelerator", "cpu"]
+    length = ["--steps", 60, "--batch-size", 8, "--accelerator", "cpu"]
     words = command("pretrain", mel_store.path, "--out", ended, *length)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
 
@@ -121,7 +131,7 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     assert "interrupted" in messages(error)[0]
     assert "Traceback" not in error
     step = torch.load(ended / "last.ckpt", weights_only=True)["global_step"]
-    assert 2 < step < 24
+    assert 2 < step < 60
     assert step % 5 != 0, "not at a step that is logged"
     for out, more in ((ended, ["--resume"]), (whole, [])):
         done = run_command("pretrain", mel_store.path, "--out", out, *length, *more, **ONE_THREAD)
@@ -130,6 +140,42 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     assert column(whole, "train/loss") == column(ended, "train/loss")
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "end", "kept"),
+    [
+        (AudioClassifier, 0.5, 0.6, True),  # accuracy: the higher, the better
+        (AudioClassifier, 0.6, 0.5, False),
+        (AudioClassifier, None, 0.1, True),  # the first validation of all
+        (Cola, 2.5, 2.4, True),  # loss: the lower, the better
+        (Cola, 2.4, 2.5, False),
+    ],
+)
+def test_the_last_weights_are_kept_where_they_are_the_best(tmp_path, module, before, end, kept):
+    values, saved = {"valid/loss": 1.0} | {module.monitor[0]: end}, []
+    trainer = SimpleNamespace(
+        validate=lambda *args, **kwargs: [values],
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+        save_checkpoint=lambda path, weights_only: saved.append(path),
+    )
+    best = SimpleNamespace(best_model_score=before, dirpath=tmp_path)
+    keep_if_best(trainer, module, None, best)
+    assert saved == ([tmp_path / "best.ckpt"] if kept else [])
+
+
+def test_a_training_alone_does_not_see_the_job_that_it_runs_in(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setattr(rank_zero_only, "rank", 7)
+    before = dict(os.environ)
+    with training_alone():
+        assert before.items() - os.environ.items() == {
+            (name, "7") for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR")
+        }
+        assert rank_zero_only.rank == 0
+    assert os.environ == before
+    assert rank_zero_only.rank == 7
 
 
 class Evil:

@@ -9,11 +9,6 @@ from colalib.cola import contrastive_loss, triplet_loss
 from colalib.widgets.consequences import cross_entropy, loss_and_gradient, power, triplet
 
 
-@pytest.fixture(autouse=True)
-def runs(monkeypatch, tmp_path):
-    monkeypatch.setenv("COLA_RUNS", str(tmp_path))
-
-
 def rows(row):
     """Similarities [B, B] in which every row is that of one anchor, its positive on the diagonal."""
     return torch.stack([row.roll(i) for i in range(len(row))])

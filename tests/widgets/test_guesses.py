@@ -12,11 +12,6 @@ def make():
     return widgets.guess("q1", "What moves?", CHOICES, "higher")
 
 
-@pytest.fixture(autouse=True)
-def runs(monkeypatch, tmp_path):
-    monkeypatch.setenv("COLA_RUNS", str(tmp_path))
-
-
 def test_each_guess_is_explained_and_kept():
     shown = make()
     assert shown.said.value == ""

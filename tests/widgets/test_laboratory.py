@@ -53,8 +53,14 @@ def test_tones_as_far_apart_as_it_says_show_two_peaks_at_every_phase(window):
     assert f"{apart:.0f} Hz apart" in view.numbers["window"]
 
 
-def test_the_setting_before_stays_in_sight_on_the_same_colours(folder, monkeypatch):
-    monkeypatch.setattr(laboratory.audio, "resynthesise", lambda frames, config: np.zeros(10))  # slow
+@pytest.fixture
+def silent(monkeypatch):
+    """The laboratory without its slowest part."""
+    monkeypatch.setattr(laboratory.audio, "resynthesise", lambda frames, config: np.zeros(10))
+
+
+@pytest.mark.usefixtures("silent")
+def test_the_setting_before_stays_in_sight_on_the_same_colours(folder):
     files = sorted(folder.rglob("*.flac"))[:2]
     lab = widgets.mel_laboratory({"one": files[0], "two": files[1]})
 
@@ -169,6 +175,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.usefixtures("silent")
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_are_no_obstacle(folder, name):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
@@ -182,6 +189,7 @@ def test_odd_names_are_no_obstacle(folder, name):
     assert lab.message.value == ""
 
 
+@pytest.mark.usefixtures("silent")
 def test_a_file_that_is_no_sound_is_refused_in_a_line(folder):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     send(lab.drop, "a.wav", b"no sound")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 import traitlets
-from helpers import RATE, call, tone
+from helpers import RATE, call, messages, tone
 from widget_helpers import Tags
 
 from colalib.errors import UserError
@@ -181,7 +181,7 @@ def test_a_map_of_a_store(mel_store, tmp_path, flat):
 def test_an_option_that_cannot_be_met_is_told_in_a_line(sounds, tmp_path, capsys, options, said):
     out = tmp_path / "map.html"
     code, _, error = call(capsys, "map", sounds, "--out", out, "--encoder", "mel-stats", *options)
-    (line,) = [line for line in error.splitlines() if line.startswith("colalib: ")]
+    (line,) = messages(error)
     assert code == 2
     assert said in line
     assert not out.exists()

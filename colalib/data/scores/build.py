@@ -183,9 +183,7 @@ def render_clip(root: Path, clip: Clip, seed: int) -> None:
     # By the clip's name, so the random numbers depend neither on other clips nor on `jobs`.
     rng = np.random.default_rng([seed, zlib.crc32(clip.name.encode())])
     samples, drawn = render(clip.piece, clip.kind, rng)
-    drawn_file = root / DRAWN.format(clip.name)
-    drawn_file.parent.mkdir(parents=True, exist_ok=True)
-    drawn_file.write_text(json.dumps(drawn), "utf-8")
+    write_json(root / DRAWN.format(clip.name), drawn)
     # The audio comes last: where it is, the clip is complete.
     with atomic(root / AUDIO.format(clip.name)) as file:
         soundfile.write(file, samples, RATE, **MP3)

@@ -53,7 +53,7 @@ class Manner:
 
 MANNERS = {
     "chorale": Manner((60, 96), families=("organ", "brass")),
-    "trecento": Manner(onset_gap=(0.2, 0.4), families=("winds", "brass")),
+    "trecento": Manner(families=("winds", "brass")),
     "quartet": Manner(onset_gap=(0.14, 0.32), families=("strings", "keyboard")),
     "air": Manner((52, 88), swing=NEARLY_EVEN, families=("plucked", "winds"), accompanied=0.6),
     "jig": Manner((96, 132), families=("organ", "winds"), accompanied=0.7, drums=0.5),

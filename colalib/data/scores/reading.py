@@ -121,7 +121,7 @@ def score_candidates(root: Path) -> dict[str, list[Candidate]]:
     """Return the MusicXML files of each class in several voices."""
     lists: dict[str, list[Candidate]] = {kind: [] for kind in SCORE_FILES}
     for kind, patterns in SCORE_FILES.items():
-        for path in [path for pattern in patterns for path in sorted(root.glob(pattern))]:
+        for path in [path for pattern in patterns for path in sorted(root.glob(pattern), key=Path.as_posix)]:
             if NOT_QUARTETS & set(path.parts) or "_bak" in path.stem:  # "_bak": an older version
                 continue
             name = path.stem  # of a chorale, such as bwv66.6
@@ -136,7 +136,9 @@ def score_candidates(root: Path) -> dict[str, list[Candidate]]:
 def tune_candidates(root: Path) -> dict[str, list[Candidate]]:
     """Return the tunes of each class in one voice, from the two collections in ABC notation."""
     lists: dict[str, list[Candidate]] = {kind: [] for kind in TUNE_METRES}
-    for path in sorted([*root.glob("oneills1850/*.abc"), *root.glob("ryansMammoth/*.abc")]):
+    # by the text of the path: Windows would sort without regard to capitals
+    files = [*root.glob("oneills1850/*.abc"), *root.glob("ryansMammoth/*.abc")]
+    for path in sorted(files, key=Path.as_posix):
         collection = path.parent.name
         from_oneill = collection == "oneills1850"
         # Each tune begins with its number, X:; what comes before the first one is no tune.
@@ -178,6 +180,8 @@ def read_pieces(candidate: Candidate, kind: str) -> list[Piece]:
             pieces = [read_abc(abc, name, title, f"{source}#{name}")]
         else:
             pieces = read_musicxml(path, name, source)
+    except (ImportError, MemoryError, OSError):  # not the fault of a score
+        raise
     except Exception:  # music21 refuses a handful of transcriptions, each with an error of its own
         return []
     return [piece for piece in pieces if is_fit(piece, kind)]
