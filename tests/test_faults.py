@@ -19,6 +19,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -258,7 +259,9 @@ def test_kills_while_training(mel_store, in_one_go, tmp_path, trial):
 
 
 class Slow(http.server.BaseHTTPRequestHandler):
-    """Gives its content in a second or two, from where it is asked to begin."""
+    """Gives its content in a second or two, from where it is asked to begin; notes where that was."""
+
+    begun: ClassVar[list[int]] = []
 
     def __init__(self, content, *args):
         self.content = content
@@ -266,6 +269,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         begin = int(self.headers["Range"][6:-1]) if self.headers.get("Range") else 0
+        self.begun.append(begin)
         self.send_response(206 if begin else 200)
         if begin:
             size = len(self.content)
@@ -307,11 +311,18 @@ def test_kills_while_fetching(tmp_path, trial):
     url = f"http://127.0.0.1:{server.server_port}/made.zip"
     checksum = "sha256:" + hashlib.sha256(packed).hexdigest()
     words = [sys.executable, "-c", FETCH, url, checksum, str(len(packed)), str(data)]
+    part = data / ".made.fetching" / "part"
     try:
-        kill_at_random(words, 4, rng, data / "made")
+        if trial == 0:
+            process = start(words)
+            send_when(process, lambda: part.exists() and part.stat().st_size, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+        else:
+            kill_at_random(words, 4, rng, data / "made")
         if (data / "made").exists():
             assert len(list((data / "made").iterdir())) == 400, "whole or not there"
         undisturbed(words)
+        assert trial or Slow.begun[-1] > 0, "it goes on where it was killed"
     finally:
         server.shutdown()
         server.server_close()

@@ -107,7 +107,7 @@ def draw_row(row: np.ndarray, now: dict[str, float], before: dict[str, float] | 
     axes[0].set(title=f"τ = {now['temperature']:g}: loss {loss:.2f}", ylabel="probability (%)")
     axes[1].set(title="gradient of the cross-entropy", ylabel="per unit of cosine")
     axes[2].set(
-        title=f"margin {now['margin']:g}: triplet loss {hinge:.2f}", ylabel="gradient of the triplet loss"
+        title=f"margin {now['margin']:g}: triplet loss {hinge:.2f}", ylabel="gradient per unit of cosine"
     )
     for ax in axes:
         ax.set_xlabel("candidate (0 is the positive)")
