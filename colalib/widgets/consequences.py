@@ -129,9 +129,9 @@ def power_lab(n: int = 300) -> SlidersAndPicture:
             3.2, min=0.2, max=15, step=0.2, description="true difference (points)", **SLIDER
         ),
         "d": w.IntSlider(30, min=2, max=80, step=2, description="d: one alone is right (%)", **SLIDER),
-        "c": w.IntSlider(10, min=0, max=60, step=2, description="c: churn (% of all clips)", **SLIDER),
+        "c": w.IntSlider(10, min=0, max=60, step=1, description="c: churn (% of all clips)", **SLIDER),
         "scatter": w.FloatSlider(
-            1.5, min=0, max=6, step=0.5, description="scatter of runs (points)", **SLIDER
+            1.5, min=0, max=6, step=0.1, description="scatter of runs (points)", **SLIDER
         ),
         "seeds": w.IntSlider(3, min=1, max=20, description="runs of each model", **SLIDER),
     }

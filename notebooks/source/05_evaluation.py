@@ -12,13 +12,14 @@
 # # 5 Evaluation: what is the encoder worth?
 #
 # You put seven ways to classify a clip side by side, from chance to the fine-tuned encoder, and use the test clips for
-# the first time to judge them. You look into the network: which layer knows what? And you ask the same encoder other questions.
+# the first time to judge them. You look into the network: which layer knows what? And you ask the same encoder other
+# questions.
 #
 # **Run time** about 6 minutes on 2 cores in the quick profile, the first time; later runs load what is there.
 #
 # You will be able to
 # - judge an encoder frozen (linear probe, nearest neighbours) and fine-tuned, beside baselines that are no straw men;
-# - say what a probe reads, and why h and the blocks are kept and g is dropped;
+# - say what a probe reads, and what is read from h, from the blocks and from g(h);
 # - judge the same encoder on other tasks and on a folder of your own;
 # - keep what a later question needs: the answer to every test clip.
 
@@ -46,12 +47,12 @@ keep = folder / "features"  # read-outs are computed once; later runs load them 
 # %% [markdown]
 # ## 1 Frozen: what does the encoder know already?
 # A **linear probe** leaves the encoder as it is. It fits one linear classifier on numbers that are read from the frozen
-# encoder. What the classifier finds must have been there.
+# encoder. What the classifier finds must have been in these numbers.
 #
 # Which numbers? Pre-training uses the embedding h: the largest value of each channel of the last layer. That layer is
 # made for the task of pre-training. So the probe here reads something else, the **read-out** of a clip:
 # - **block features**: for every block before the last layer, the mean and standard deviation of each channel over the
-#   time of the whole clip, in four ranges of bands from low to high;
+#   time of the whole clip, in up to four ranges of bands from low to high;
 # - 11 numbers for each mel band itself, such as its mean, its deviation and how fast it changes (`mel_profile`).
 #
 # The clip is cut into overlapping segments of the length that the encoder was trained on. The paper probes h instead;
@@ -203,12 +204,12 @@ rows = intervals.differences(straw)
 plots.table(rows[rows["a"].str.endswith("standardised") & rows["b"].str.endswith("standardised")])
 
 # %% [markdown]
-# The table below takes the calibrated weights with standardised columns, and plain mel statistics beside them.
+# The table of section 3 takes the calibrated weights with standardised columns, and plain mel statistics beside them.
 #
 # ### The embedding h, or the read-out?
 # Three choices of what to read from the pre-trained encoder, on the same part of the clips: h (averaged over a clip's
-# segments), the block features, and the whole read-out. A warning: from here to section 3 we look at test clips more than
-# once. And the read-out was settled before, by colalib's makers, who looked at test clips of this corpus too: these are
+# segments), the block features, and the whole read-out. A warning: this notebook looks at the same test clips many
+# times. And the read-out was settled before, by colalib's makers, who looked at test clips of this corpus too: these are
 # development results. The best of many rows is partly lucky, as notebook 4 has shown.
 
 
@@ -242,8 +243,8 @@ plt.show()
 plots.table(intervals.differences(reading))
 
 # %% [markdown]
-# The table says which of these differences are shown. Where h is behind, earlier blocks hold something about the kind of
-# music that the last layer has dropped: it was made to tell recordings apart.
+# The table says which of these differences are shown. Where h is behind, two reasons are possible: the last
+# layer has dropped something, for it was made to tell recordings apart; or h is just fewer numbers.
 #
 # ### Where in the network?
 # Each block by itself: from which one can a probe read the kind of music best? And what about g(h), the projection whose
@@ -297,7 +298,7 @@ widgets.guess(
     {
         "the first block": "It sees little more than the spectrum: enough for instruments, too little for more.",
         "a block after the first few": "It has heard longer stretches than the first, and is not yet made for the pairs alone. But our test clips are too few to show it.",
-        "h, the last layer": "The end of the encoder is made for finding pairs, and has dropped something for it.",
+        "h, the last layer": "The end of the encoder is made for finding pairs, and may have dropped something for it.",
         "g(h), the projection": "g may drop even more of what does not help to find pairs. So it is dropped itself.",
     },
     "a block after the first few",
@@ -318,10 +319,10 @@ ends = [("probe, block 1", middle), (middle, "probe, h"), ("probe, h", "probe, g
 plots.table(rows.loc[[p if p in rows.index else p[::-1] for p in ends]].reset_index())
 
 # %% [markdown]
-# Read the figure from top to bottom. In our runs the accuracy rises over the first blocks, and is lower again at the end of
+# Read the figure from top to bottom. In our run the accuracy goes up, unevenly, and is lower again at the end of
 # the network; g(h) comes after h. The table says which of these steps so few clips can show; in our run it was none. So
 # this is a guess: the end of the network is made for the pair task, and g more than h. It would explain why COLA drops g.
-# A probe here reads all blocks together; the table before the last figure has the difference between them and h.
+# Elsewhere in the course a probe reads all blocks together. The table above *Where in the network?* compares them with h.
 #
 # The score of a read-out does not come from pre-training alone. The score of *random* weights comes from the architecture and from
 # the mel columns, which every read-out has. Only what pre-training adds *to that* was learned.
@@ -353,8 +354,9 @@ plt.show()
 
 # %% [markdown]
 # Look at the order. The frozen probe is ahead of fine-tuning in our runs: it reads all blocks, and half a minute is short
-# for moving all weights. On a machine without bf16 `scratch` hardly reaches the mel statistics, which need no network; with
-# bf16, which makes about twice as many steps in that time, it had 48.6%. So fine-tuned − scratch is a lead at the start,
+# for moving all weights. Without **bf16** (arithmetic with 16 bits, which newer CPUs have) `scratch` hardly reaches the
+# mel statistics, which need no network. With bf16 it made about twice as many steps in that time, and had 48.6%. So
+# fine-tuned − scratch is a lead at the start,
 # and says little about the end: notebook 6 trains both for longer.
 #
 # And a caveat. The pre-training was not repeated. `probe` and `kNN` are one seed, and the seeds of `fine-tuned` repeat the
@@ -401,7 +403,7 @@ plots.table(rows[["task", "a", "b", "a - b (points)", "95% interval", "reading"]
 # sees it: each segment loses its own mean.) Does the table fit that thought? Compare *probe*
 # with *random*, one row per task. In our runs it does not fit well: a gain is shown for the kind of music alone, and none
 # for instruments and metre. (`default`, which was trained for longer, gains in all three.) Random weights already tell most
-# of the instruments. And metre nearly follows from the kind of music: the printed line says how far that alone would lead.
+# of the instruments. And metre partly follows from the kind of music: the printed line says how far that alone would lead.
 #
 # The dashed line is what one answer for all clips would score. *random* is one seed here, where section 3 has several.
 #
@@ -466,7 +468,7 @@ widgets.results_explorer(corpus, files)
 # You can now
 # - judge an encoder frozen (linear probe, nearest neighbours) and fine-tuned, beside baselines that are no straw men:
 #   mel statistics, and random weights that are calibrated and standardised;
-# - say what a probe reads, and why h and the blocks are kept and g is dropped;
+# - say what a probe reads, and what is read from h, from the blocks and from g(h);
 # - judge the same encoder on other tasks and on a folder of your own;
 # - keep what a later question needs: the answer to every test clip.
 #
@@ -490,6 +492,10 @@ def check_accuracy(answer):
     label, lazy = np.array(["a"] * 9 + ["b"]), np.array(["a"] * 10)
     assert np.isclose(answer(label, lazy), 0.5), "always saying the larger of two classes is worth one half"
     assert np.isclose(answer(label, label), 1), "all right is worth 1"
+    three, most = np.array([*"aaaabbc"]), np.array([*"aaaaaac"])
+    assert np.isclose(answer(three, most), 2 / 3), (
+        "three classes, of which one is never found, are worth 2 / 3"
+    )
     never = np.array(["c"] * 9 + ["b"])
     assert np.isclose(answer(label, never), 0.5), "only classes that occur in `label` count"
 

@@ -87,14 +87,13 @@ for ax, (column, title) in zip(axes, columns.items()):
 
 # %% [markdown]
 # The same points three times, in three sets of colours. Which question does the space answer best? A region of one
-# colour means that these clips are alike for the encoder. Mixed colours have two possible reasons. Either the encoder
+# colour means that clips of this class are alike for the encoder. Mixed colours have two possible reasons. Either the encoder
 # cannot tell the classes apart, *or* it sorts by something else first, and there was no room left in two dimensions.
 #
 # The axes have no unit and no direction. Only which points lie side by side has a meaning.
 #
-# Now read the map: which island is what? A clustering (HDBSCAN) finds groups of dense points, the smallest that it can
-# tell apart; what lies between them belongs to none. For each of the largest, look at its commonest kind, instrument
-# family and metre.
+# Now read the map: which island is what? A clustering (HDBSCAN) cuts the map into small dense groups. Points between
+# them belong to none. For each of the seven largest, look at its commonest kind, instrument family and metre.
 
 # %%
 from sklearn.cluster import HDBSCAN
@@ -314,6 +313,9 @@ def nearest_others(x: np.ndarray, groups: np.ndarray, k: int = 5) -> np.ndarray:
 
 # %%
 def check_nearest_others(answer):
+    facing, two = np.array([[1, 0], [0.9, 0.1], [-1, 0.2], [-1, -0.3]]), np.array([0, 0, 1, 1])
+    message = "the largest similarity comes first, and the own group is out even if all others are below 0"
+    assert np.array_equal(answer(facing, two, 2), [[3, 2], [2, 3], [1, 0], [0, 1]]), message
     rng = np.random.default_rng(0)
     x, own = rng.normal(size=(60, 5)), np.repeat(np.arange(20), 3)
     got = np.asarray(answer(x, own, 4))
@@ -356,8 +358,8 @@ near, near_random = nearest_others(x, groups), nearest_others(x_random, groups)
 
 def listen(i: int, seconds: float = 5):
     wave = audio.load_audio(corpus.root / store.clips["path"][i])
-    print("   ", ", ".join(v for v in store.clips.loc[i, [*columns]] if v), f"({store.clips['title'][i]})")
     display(plots.player(wave[: int(seconds * store.mel.sample_rate)]))
+    print("   ", ", ".join(v for v in store.clips.loc[i, [*columns]] if v), f"({store.clips['title'][i]})")
 
 
 # %% [markdown]
@@ -447,7 +449,7 @@ def recall_at_k(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, k: int) -
 
 # %%
 def check_recall_at_k(answer):
-    angle = np.deg2rad([0, 1, 10, 20, 90, 95, 100])
+    angle = np.deg2rad([0, 1, 10, 20, 90, 94, 100])
     x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     labels, groups = np.array([*"aabaccd"], dtype=object), np.array([0, 0, 1, 2, 3, 3, 4])
     one, two, four = (answer(x, labels, groups, k) for k in (1, 2, 4))
@@ -655,7 +657,7 @@ def check_out_of_map(answer):
     got = np.asarray(answer(twins, own, np.array([[0.0] * 4, [9.0] * 4])))
     assert got.shape == (2,) and got.dtype == bool, "there should be one True or False per new vector"
     assert got[1], "a vector far from all others is out"
-    assert not got[0], "a vector in the middle is not: leave a clip itself and its own group out of the limit"
+    assert not got[0], "a vector in the middle is not: the quantile 1 − alpha of distances to other groups"
     apart = np.concatenate([cloud - 20, cloud + 20])
     between = "a vector between two far clusters is out: measure to the nearest clip, not to the mean"
     assert np.all(answer(apart, np.arange(600), np.zeros((1, 4)))), between
@@ -705,19 +707,25 @@ print(
 # - **spread**: clips in regions of the space where no label is yet;
 # - **margin**: clips for which a linear probe of your labels gives its two best classes nearly the same probability.
 #
-# Here are 60 clips of the corpus in a folder of their own, without their labels. With yours, only the first line differs.
+# Here are 60 clips of the corpus in a folder of their own, without their labels. To label a folder of your own, write its
+# path into the first line; nothing is copied into it.
+
+# %%
+MY_SOUNDS = None  # e.g. "recordings": the path of a folder
+
+by_ear = Path(MY_SOUNDS) if MY_SOUNDS else course.runs() / "own" / "by-ear"
+if MY_SOUNDS is None:
+    by_ear.mkdir(parents=True, exist_ok=True)
+    for i in np.random.default_rng(7).choice(len(store), min(60, len(store)), replace=False):
+        source = corpus.root / store.clips["path"][i]
+        shutil.copy(source, by_ear / f"{i:05d}{source.suffix}")
 
 # %%
 from colalib.data import corpora
 from colalib.data.store import build
 
-by_ear = course.runs() / "own" / "by-ear"
-by_ear.mkdir(parents=True, exist_ok=True)
-for i in np.random.default_rng(7).choice(len(store), min(60, len(store)), replace=False):
-    source = corpus.root / store.clips["path"][i]
-    shutil.copy(source, by_ear / f"{i:05d}{source.suffix}")
 field = corpora.load(by_ear, labels="none")  # the same table of clips, whatever you have labelled by now
-field_store = build(field, by_ear.with_name("by-ear.store"))
+field_store = build(field, course.runs() / "own" / f"{by_ear.name}.store")
 field_features = evaluation.feature_source("default").of_store(field_store)
 print(f"{len(field_store)} clips; labels go to {by_ear.name}/index.csv")
 
@@ -750,7 +758,7 @@ for ax, (name, of_set) in zip(axes[0], sets.items()):
         row = of_set["strategies"][strategy]
         low, high = 100 * np.transpose(row["ci95"])
         ax.plot(simulated["labels"], 100 * np.array(row["accuracy"]), color=colour, label=strategy)
-        ax.fill_between(simulated["labels"], low, high, color=colour, alpha=0.12, lw=0)
+        ax.fill_between(simulated["labels"], low, high, color=colour, alpha=0.2, lw=0)
     ax.set(xlabel="labels given", title=name)
 axes[0][0].set_ylabel("accuracy (%)")
 ax.legend()
@@ -852,6 +860,12 @@ def check_loneliest(answer):
         assert sorted(order) == list(range(43)), "every clip should stand in the ranking once"
         assert order[0] == 42, "the clip that is farthest from all others should come first"
         assert set(order[1:3]) == {40, 41}, company
+    trio = np.concatenate(
+        [rng.normal(size=(40, 8)), 60 + 0.1 * rng.normal(size=(3, 8)), np.full((1, 8), 9.0)]
+    )
+    alone = np.arange(44)
+    near = "three rare clips have two others near: with k = 2 they are not the loneliest, with k = 3 they are"
+    assert answer(trio, alone, 2)[0] == 43 and {*answer(trio, alone, 3)[:3]} == {40, 41, 42}, near
 
 
 _ = course.exercise(loneliest, check_loneliest)
