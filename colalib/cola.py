@@ -171,7 +171,8 @@ class Cola(lightning.LightningModule):
     segments (see `Encoder`).
     """
 
-    monitor = ("valid/loss", "min")  # decides which weights are kept
+    # decides which weights best.ckpt holds; the encoder is that of the last step
+    monitor = ("valid/loss", "min")
 
     def __init__(self, config: PretrainConfig, std: float):
         super().__init__()

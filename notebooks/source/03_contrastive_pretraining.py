@@ -699,7 +699,7 @@ print(
 # %% [markdown]
 # The loss may start above its dashed line: that is the confident guesser of section 6. A twentieth of the clips,
 # whole tunes, was held out for validation pairs. Careful: this is not the `valid` split of notebook 1. Pre-training needs
-# no labels, so it hears `train` and `valid` together, and holds out a few of their tunes to choose its weights.
+# no labels, so it hears `train` and `valid` together, and holds out a few of their tunes to judge itself.
 #
 # The validation pairs are neither filtered nor masked and so easier to find: their
 # curves may well look better than those of training. The dashed lines are what guessing gives.
@@ -741,7 +741,7 @@ widgets.guess(
 from colalib.training.runs import read_checkpoint
 
 after = cola.Cola(config, std=1.0)  # the checkpoint brings its own std
-after.load_state_dict(read_checkpoint(run.path / "best.ckpt")["state_dict"])
+after.load_state_dict(read_checkpoint(run.path / "last.ckpt")["state_dict"])
 _ = after.eval()
 
 # %%
@@ -870,8 +870,8 @@ for ax, name in zip(axes, track):
 
 # %% [markdown]
 # ## 9 Before and after, on tunes that it has never trained on
-# We use the held-out validation tunes, not the test clips: these stay closed until notebook 5. One caution: the kept
-# weights are those of the lowest loss on pairs from these very tunes. That flatters them a little.
+# We use the held-out validation tunes, not the test clips: these stay closed until notebook 5. The
+# weights are those of the last step: nothing was chosen on these tunes.
 #
 # From each held-out clip we cut a pair, several times over. The same architecture answers with random weights and with
 # the trained ones, each with its own projection and W (the identity, before training). To be fair to random weights,

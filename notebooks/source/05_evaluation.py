@@ -24,6 +24,8 @@
 # - keep what a later question needs: the answer to every test clip.
 
 # %%
+import os
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -217,7 +219,7 @@ plots.table(rows[rows["a"].str.endswith("standardised") & rows["b"].str.endswith
 from colalib.training.runs import read_checkpoint
 
 module = cola.Cola(open_run(encoder).config, std=1.0)  # the checkpoint brings its own std
-module.load_state_dict(read_checkpoint(encoder / "best.ckpt")["state_dict"])
+module.load_state_dict(read_checkpoint(encoder / "last.ckpt")["state_dict"])
 module.eval()
 
 
@@ -422,7 +424,7 @@ from colalib.data.splits import split_form
 if MY_FOLDER is None:
     print('set MY_FOLDER = "…" above, or in a shell:')
     print("  python -m colalib prepare FOLDER --out my.store")
-    print(f"  python -m colalib probe my.store --encoder {encoder}")
+    print(f"  python -m colalib probe my.store --encoder {os.path.relpath(encoder, course.home())}")
 else:
     mine = corpora.load(MY_FOLDER)
     prepared = stores.build(mine, course.runs() / "own" / f"{mine.name}.store", progress=False)
