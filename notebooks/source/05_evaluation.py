@@ -24,8 +24,6 @@
 # - keep what a later question needs: the answer to every test clip.
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -424,7 +422,7 @@ from colalib.data.splits import split_form
 if MY_FOLDER is None:
     print('set MY_FOLDER = "…" above, or in a shell:')
     print("  python -m colalib prepare FOLDER --out my.store")
-    print(f"  python -m colalib probe my.store --encoder {os.path.relpath(encoder, course.home())}")
+    print(f"  python -m colalib probe my.store --encoder {encoder.parent.name}/{encoder.name}")
 else:
     mine = corpora.load(MY_FOLDER)
     prepared = stores.build(mine, course.runs() / "own" / f"{mine.name}.store", progress=False)
