@@ -580,6 +580,8 @@ def check_out(out: str | Path | None, figure: bool = False) -> None:
 
     if out:
         intervals.check_replaceable(out, figure)
+    if figure and Path(out).with_suffix("").is_file():
+        raise UserError(f"{Path(out).with_suffix('')} is a file, but the runs go there: choose another --out")
 
 
 def report(results: dict, predictions, out: str | Path | None) -> None:
@@ -593,6 +595,10 @@ def report(results: dict, predictions, out: str | Path | None) -> None:
     for row in results["results"]:
         if seen := row["pretrain_overlap"]:
             print(f"note: {row['model']}: {seen} of its test clips were in the encoder's training")
+        if seen is None:
+            print(f"note: {row['model']}: what its encoder has heard in training is not known")
+    if results["n_groups"] < intervals.FEW_GROUPS:
+        print(f"note: the clips are of {results['n_groups']} groups: with so few, intervals are too narrow")
     if out:
         print(f"written to {out}")
 

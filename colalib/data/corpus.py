@@ -7,6 +7,7 @@ import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 
@@ -77,7 +78,8 @@ def check(clips: pd.DataFrame, where: str) -> pd.DataFrame:
             raise UserError(
                 f"{where}: {column} {value!r} has a line break or bytes that are not text: remove them"
             )
-        clips[column] = [UNPRINTABLE.sub(" ", value) for value in clips[column]]
+        if column not in ("path", "clip_id"):  # é may be one letter or two: one group, and one class
+            clips[column] = [UNPRINTABLE.sub(" ", normalize("NFC", value)) for value in clips[column]]
 
     # one way to write a path: a.wav and ./a.wav are the same clip
     clips["path"] = [posixpath.normpath(path) if path else path for path in clips["path"]]

@@ -120,7 +120,10 @@ def evaluation_splits(
     if clips[label][has_label].nunique() < 2:
         raise UserError(f"column {label!r} has fewer than two classes: name another with --label")
     assignment = clips["split"].values
-    if folds:
+    if folds is not None:
+        groups = clips["group"][has_label].nunique()
+        if not 2 <= folds <= groups:
+            raise UserError(f"{folds} folds of {groups} groups: choose from 2 to {groups}")
         names = tuple(f"fold{i}" for i in range(folds))
         assignment = np.full(len(clips), "", dtype=object)
         assignment[has_label] = split_by_group(
@@ -163,14 +166,20 @@ def _fold_splits(assignment: np.ndarray, has_label: np.ndarray, fold: str | None
 
 
 def _take_validation(split: Split, clips: pd.DataFrame, label: str) -> None:
-    """Move an eighth of the training groups to the validation side."""
-    part = split_by_group(
-        clips[label].iloc[split.train],
-        clips["group"].iloc[split.train],
-        shares=(1 - VALIDATION_SHARE, VALIDATION_SHARE),
-        names=("train", "valid"),
-    )
-    split.train, split.valid = split.train[part == "train"], split.train[part == "valid"]
+    """Move an eighth of the training groups to the validation side; the only group of a class stays."""
+    labels, groups = (clips[column].iloc[split.train] for column in (label, "group"))
+    stays = groups.isin(groups[groups.groupby(labels).transform("nunique") == 1]).values
+    for rows in (split.train[~stays], split.train):  # where no other will do, any group
+        part = split_by_group(
+            clips[label].iloc[rows],
+            clips["group"].iloc[rows],
+            shares=(1 - VALIDATION_SHARE, VALIDATION_SHARE),
+            names=("train", "valid"),
+        )
+        split.valid = rows[part == "valid"]
+        if len(split.valid):
+            break
+    split.train = np.setdiff1d(split.train, split.valid)
 
 
 def subsample_labels(labels: np.ndarray, train: np.ndarray, per_class: int | None, seed: int) -> np.ndarray:

@@ -79,11 +79,8 @@ def compare(
     keep = out / "features"
     splits = evaluation_splits(store.clips, label, fold, folds)
     encoders = encoder if isinstance(encoder, list) else [encoder]
-    sources = {
-        name: feature_source(name, accelerator=accelerator, progress=progress)
-        for encoder in encoders
-        for name in (in_fold(encoder, split) for split in splits)
-    }
+    names = dict.fromkeys(in_fold(encoder, split) for encoder in encoders for split in splits)
+    sources = {name: feature_source(name, accelerator=accelerator, progress=progress) for name in names}
     arch = getattr(next(iter(sources.values())), "arch", FinetuneConfig.arch)
     if finetune is not None and not all(getattr(source, "run", None) for source in sources.values()):
         raise UserError("only an encoder of a run folder can be fine-tuned: add --frozen")
@@ -111,15 +108,17 @@ def compare(
         for k in labels_per_class:
             parts.append(supervised(store, encoders, out, config, seeds, k, fold, accelerator, progress))
     predictions = pd.concat(parts, ignore_index=True)
-    seen = max(
-        sum(sources[in_fold(encoder, split)].overlap(store, [split]) for split in splits)
-        for encoder in encoders
-    )
+    heard = [
+        [sources[in_fold(encoder, split)].overlap(store, [split]) for split in splits] for encoder in encoders
+    ]
+    seen = None if any(None in of for of in heard) else max(map(sum, heard))
     return summary(predictions, dict.fromkeys(("probe", "kNN", "fine-tuned"), seen)), predictions
 
 
 def in_fold(encoder: str | Path, split: Split) -> str:
     """Return the name of the encoder that is judged on a fold: `{fold}` stands for the test fold."""
+    if "{fold}" in str(encoder) and not split.fold:
+        raise UserError("{fold} in the name of an encoder needs a corpus with folds, or --folds")
     return str(encoder).replace("{fold}", split.fold)
 
 
@@ -215,12 +214,14 @@ def evaluate(store: MelStore | Path | str, runs: list[Path | str], accelerator: 
     parts, overlap = [], {}
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise UserError("a run is named twice: name each once")
-    names_differ = len({Path(run).name for run in runs}) == len(runs)
+    names_differ = len({Run(run).name for run in runs}) == len(runs)
     for run in runs:
-        name = Path(run).name if names_differ else str(run)
+        name = Run(run).name if names_differ else str(run)
         module, opened = training.load_classifier(run)
         opened.check_mel(store)
         module.to(choose_device(accelerator))
+        if module.config.fold and module.config.fold not in set(store.clips["split"]):
+            raise UserError(f"{run} is for fold {module.config.fold!r}, which {store.path} does not have")
         split = evaluation_splits(store.clips, module.config.label, module.config.fold)[0]
         if others := set(store.clips[module.config.label].iloc[split.test]) - set(module.classes):
             raise UserError(

@@ -82,7 +82,7 @@ def embed(
         return Embedded(vectors, windows.rows(table), store.quarantine, store.known_audio)
     mel = features.mel or MelConfig()
     windows = Windows(features, mel, every)
-    if isinstance(source, tuple):
+    if isinstance(source, tuple) and source and not isinstance(source[0], str | Path):
         vectors = _embed_samples(features, *source, mel, windows)
         return Embedded(vectors, windows.rows(pd.DataFrame({"clip_id": ["samples"]})), NOTHING_LEFT_OUT)
     files = DecodedFiles(corpus_of(source), decoder(features, mel), jobs)
@@ -199,7 +199,7 @@ def wave_of_file(path: Path, sample_rate: int) -> tuple[np.ndarray | None, str]:
 
 
 def corpus_of(source: str | Path | list[str | Path]) -> Corpus:
-    """Return the corpus of a folder, a file or a list of files. Raises `UserError`."""
+    """Return the corpus of a folder, a file or several files. Raises `UserError`."""
     one = isinstance(source, str | Path)
     if one and (
         Path(source).is_dir() or (Path(source).suffix.lower() not in AUDIO and not Path(source).exists())

@@ -5,6 +5,7 @@ All ways from sound to an embedding of ours lead through `embed_frames`. `source
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -48,7 +49,7 @@ def embed_frames(
         n = int(clip_index[-1]) + 1
         return np.stack([pool_segments(features[clip_index == i]).numpy() for i in range(n)])  # [n, d]
 
-    profiles = []
+    profiles = deque()  # of clips whose blocks are still to come
 
     def profiled() -> Iterator[np.ndarray]:
         for frames in clips:
@@ -58,9 +59,9 @@ def embed_frames(
     vectors = []
     with tqdm(total=total, desc="embed", unit="clip", disable=not progress, delay=1) as bar:
         for part in parallel_map(embed_batch, clip_batches(profiled(), EVAL_HOP_FRAMES, mel.silence)):
-            vectors.append(part)
+            vectors += [np.concatenate([blocks, profiles.popleft()]) for blocks in part]
             bar.update(len(part))
-    return np.concatenate([np.concatenate(vectors), np.stack(profiles)], axis=1)
+    return np.stack(vectors)
 
 
 def mel_profile(frames: np.ndarray, mel: MelConfig) -> np.ndarray:
@@ -71,7 +72,7 @@ def mel_profile(frames: np.ndarray, mel: MelConfig) -> np.ndarray:
     the first two cosines over time, which fade out between 2 and 3 seconds.
     """
     x = frames.astype(np.float32)
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    mean, deviation = mean_and_deviation(x)
     level = mean.mean()
     skew = (((x - mean) / (deviation + 1e-3)) ** 3).mean(axis=0)
     change = np.abs(np.diff(x, axis=0)).mean(axis=0) if len(x) > 1 else 0 * mean
@@ -85,8 +86,17 @@ def mel_profile(frames: np.ndarray, mel: MelConfig) -> np.ndarray:
 
 def mel_stats(clips: Iterable[np.ndarray]) -> np.ndarray:
     """Return the simplest features, float32 [n, 2 M]: mean and standard deviation over time of each band."""
-    clips = (frames.astype(np.float32) for frames in clips)  # [T, M]
-    return np.stack([np.concatenate([x.mean(axis=0), x.std(axis=0)]) for x in clips])
+    return np.stack([np.concatenate(mean_and_deviation(frames.astype(np.float32))) for frames in clips])
+
+
+def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation over time of each band, [T, M] → float32 [M] each.
+
+    Summed in float64: in float32 an hour at the floor would deviate.
+    """
+    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    variance = np.square(x - mean).mean(axis=0, dtype=np.float64)
+    return mean, np.sqrt(variance).astype(np.float32)
 
 
 def calibrate_batchnorm(encoder: Encoder, clips: Clips, seed: int = 0) -> Encoder:

@@ -271,7 +271,7 @@ def results(summary: dict, ax: Axes | None = None, title: str = "") -> Axes:
             va="center",
             bbox={"fc": "white", "ec": "none", "pad": 1},  # the line of chance may pass here
         )
-    ax.margins(x=0.1)  # room for the last number
+    ax.margins(x=0.15)  # room for the last number
     ax.axvline(100 * summary["chance"], color=MODELS["chance"], ls="--", lw=1)
     ax.annotate(" chance", (100 * summary["chance"], -0.6), color=MODELS["chance"], va="bottom", fontsize=9)
     ax.set(

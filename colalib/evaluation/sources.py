@@ -205,9 +205,8 @@ class ModuleSource:
                     f"{root / path}: {error}: {self.name} needs the audio of this store"
                 ) from None
 
-    def overlap(self, store: MelStore, splits: list[Split]) -> int:
-        """Return 0: what the module's encoder has heard is not known here."""
-        return 0
+    def overlap(self, store: MelStore, splits: list[Split]) -> None:
+        """Return None: what the module's encoder has heard is not known here."""
 
 
 Source = MelStatsSource | EncoderSource | ModuleSource
@@ -256,7 +255,7 @@ def kept(
     ids = store.ids if ids is None else ids
     states = [version_of(file) for file in sorted(store.path.glob("frames-*.npy"))]
     digest = fingerprint([*ids, *states, name, *key])
-    file_name = re.sub(r"[^\w.-]", "-", name)  # MODULE:PATH is none
+    file_name = re.sub(r"[^\w.-]", "-", name)[:100]  # MODULE:PATH is none
     file = keep and Path(keep) / f"{file_name}-{digest}.npy"
     if file and file.exists():
         with suppress(ValueError, EOFError):  # damaged: computed again
@@ -286,7 +285,8 @@ def feature_source(
     """Return what features come from.
 
     This is "mel-stats", "random" (of `arch`, `seed`), "default", a run folder, or "MODULE[:PATH]", a
-    Python module with the HEAR interface. Raises `UserError` if there is no such run or device.
+    Python module with the HEAR interface, which computes where it likes, whatever `accelerator` says.
+    Raises `UserError` if there is no such run, module or device.
     """
     if str(encoder) == "mel-stats":
         return MelStatsSource()

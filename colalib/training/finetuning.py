@@ -129,6 +129,7 @@ def finetune(
         "corpora": [store.name],
         "clips": fingerprint(clips.ids),
         "classes": classes,
+        "labels": fingerprint([*labels, *store.clips["group"], *store.clips["split"]]),
         "encoder": pretrained.name if pretrained else "scratch",
         "weights": pretrained.weights_hash if pretrained else "",
     }
@@ -147,7 +148,7 @@ def finetune(
 
         valid = eval_loader(clips.take(split.valid), targets[split.valid])
         # of all labels, whatever the label budget: the same number of steps for each budget
-        steps_per_epoch = max(1, len(split.train) // batch_size)
+        steps_per_epoch = len(split.train) // min(config.batch_size, len(split.train))
         fit(module, config, out, make_batch, valid, steps_per_epoch, {"accelerator": accelerator}, progress)
         module.load_state_dict(read_checkpoint(out / "best.ckpt")["state_dict"])
         module.to(choose_device(accelerator))  # from which Lightning takes it

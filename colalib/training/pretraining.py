@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from colalib.cola import Cola
-from colalib.data.clips import Clips, pretraining_clips, split_validation
+from colalib.data.clips import VALIDATION_CLIPS, Clips, pretraining_clips, split_validation
 from colalib.data.segments import pair_batch, segment_std
 from colalib.data.store import open_store
 from colalib.errors import UserError
@@ -85,8 +85,10 @@ def pretrain(
             return pair_batch(train, step, batch_size, config.seed, *augmentations, part)
 
         def fixed_pairs(of: Clips) -> DataLoader:
-            """One batch of pairs without augmentations, the same at every validation."""
-            return DataLoader([pair_batch(of, 0, min(batch_size, len(of)), config.seed)], batch_size=None)
+            """Pairs of up to 256 clips without augmentations, the same at every validation."""
+            size = min(batch_size, len(of))
+            steps = max(1, min(VALIDATION_CLIPS, len(of)) // size)
+            return DataLoader([pair_batch(of, s, size, config.seed) for s in range(steps)], batch_size=None)
 
         trainer_kwargs = {"accelerator": accelerator} | trainer_kwargs
         steps_per_epoch = len(train) // batch_size

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import math
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,7 @@ RUN_FILES = (
     "encoder.safetensors",
 )
 SNAPSHOTS = "snapshots"  # folder in a run
+HASHED = ("clips", "labels", "weights")  # parts of a run's data that config.json has as a hash
 # whose versions a run notes
 PACKAGES = ("torch", "lightning", "librosa", "efficientnet_pytorch", "numpy")
 
@@ -51,7 +53,7 @@ class Run:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self.name = self.path.name
+        self.name = Path(os.path.abspath(path)).name
 
     @property
     def exists(self) -> bool:
@@ -77,7 +79,7 @@ class Run:
     @property
     def kind(self) -> str:
         """ "pretrain" or "finetune"."""
-        return self.description.get("kind", "")
+        return str(self.description.get("kind", ""))
 
     @property
     def config(self) -> PretrainConfig | FinetuneConfig:
@@ -200,10 +202,10 @@ def enter_run(out: Path, kind: str, config, data: dict, resume: bool) -> bool:
     before = {"config": dataclasses.asdict(run.config), "data": run.description.get("data", {})}
     for part, wanted in (("config", dataclasses.asdict(config)), ("data", data)):
         for key, value in wanted.items():
-            if before[part].get(key) != value:
-                was = before[part].get(key)
+            if (was := before[part].get(key, value)) != value:  # older runs do not tell all of their data
+                differs = f"other {key}" if key in HASHED else f"{key} {was!r}, not {value!r}"
                 raise UserError(
-                    f"{out} was made with {key} {was!r}, not {value!r}: "
+                    f"{out} was made with {differs}: "
                     "keep its settings to resume, choose another --out, or delete that folder"
                 )
     remove_leftovers(out, *RUN_FILES)

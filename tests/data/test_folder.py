@@ -209,3 +209,10 @@ def test_letters_may_be_written_in_two_ways(tmp_path):
     corpus = corpora.load(tmp_path)
     assert list(corpus.clips["path"]) == [on_disk]
     assert corpus.note == ""
+    one, two = (unicodedata.normalize(form, "Beyoncé") for form in ("NFC", "NFD"))
+    table = f"path,label,group,split\na.wav,{one},{one},train\nb.wav,{two},{one}2,train\n"
+    (tmp_path / "index.csv").write_text(table, encoding="utf-8")
+    assert corpora.load(tmp_path).clips["label"].nunique() == 1
+    (tmp_path / "index.csv").write_text(table + f"c.wav,x,{two},test\n", encoding="utf-8")
+    with pytest.raises(UserError, match="is in more than one split"):
+        corpora.load(tmp_path)

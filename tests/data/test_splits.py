@@ -55,6 +55,20 @@ def test_each_fold_is_the_test_once_and_the_next_one_validates(clips):
     assert evaluation_splits(clips, fold="3")[0].fold == "3"
 
 
+def test_the_only_group_of_a_class_is_not_taken_for_validation():
+    rare = [f"rare {i}" for i in range(20)]
+    labels = [*rare, *"xy" * 30]
+    groups = [str(i) for i in range(len(labels))]
+    clips = pd.DataFrame({"label": labels, "group": groups, "split": "train"})
+    clips.loc[70:, "split"] = "test"
+    (split,) = evaluation_splits(clips)
+    assert set(clips["label"].iloc[split.train]) == {*rare, "x", "y"}
+    assert set(clips["label"].iloc[split.valid]) == {"x", "y"}
+    only = clips[clips["split"].eq("test") | clips["label"].str.startswith("rare")].reset_index(drop=True)
+    (split,) = evaluation_splits(only)
+    assert len(split.valid) > 0, "where no other will do, one is taken all the same"
+
+
 def test_new_folds_test_every_clip_once(clips):
     splits = evaluation_splits(clips, folds=3)
     assert len(splits) == 3
@@ -62,7 +76,13 @@ def test_new_folds_test_every_clip_once(clips):
 
 
 @pytest.mark.parametrize(
-    "options,message", [({"fold": "9"}, "no fold '9'"), ({"label": "colour"}, "no column 'colour'")]
+    "options,message",
+    [
+        ({"fold": "9"}, "no fold '9'"),
+        ({"label": "colour"}, "no column 'colour'"),
+        ({"folds": 1}, "1 folds of 60 groups: choose from 2 to 60"),
+        ({"folds": 61}, "61 folds of 60 groups: choose from 2 to 60"),
+    ],
 )
 def test_unknown_folds_and_labels_are_refused(clips, options, message):
     clips["split"] = np.repeat(list("12345"), 12)

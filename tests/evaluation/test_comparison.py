@@ -64,6 +64,17 @@ def test_several_encoders_are_seeds_of_one(mel_store, pretrained, tmp_path):
         assert list(predictions["predicted"][chosen]) == list(alone)
 
 
+def test_a_fold_in_a_name_needs_folds(mel_store, finetuned, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="needs a corpus with folds, or --folds"):
+        evaluation.compare(mel_store, "runs/without-{fold}", tmp_path, progress=False)
+    shutil.copytree(finetuned, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["config"]["fold"] = "f1"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is for fold 'f1', which"):
+        evaluation.evaluate(mel_store, [tmp_path / "run"])
+
+
 @pytest.fixture
 def in_folds(folder, tmp_path):
     """The tones in two folds of whole groups, and an encoder for each that has not heard it."""

@@ -194,6 +194,13 @@ def test_files_on_several_drives_are_refused(monkeypatch, tmp_path):
         colalib.embed([tmp_path / "a.wav", tmp_path / "b.wav"])
 
 
+def test_files_may_be_a_tuple(folder):
+    files = tuple(sorted(folder.rglob("*.flac"))[:2])
+    assert len(evaluation.embed(files, "mel-stats").vectors) == 2
+    with pytest.raises(UserError, match="no files to embed"):
+        evaluation.embed((), "mel-stats")
+
+
 def test_a_store_that_is_open_is_a_source_too(mel_store):
     assert np.array_equal(
         colalib.embed(mel_store, "mel-stats").vectors, colalib.embed(mel_store.path, "mel-stats").vectors

@@ -80,6 +80,13 @@ def test_mel_profile_by_hand():
     assert np.allclose(profile[9:], transform[1:3], atol=1e-5)
 
 
+def test_hours_of_a_steady_band_have_no_deviation():
+    hour = np.full((360_000, 2), -11.516, np.float16)
+    mean, deviation = features.mean_and_deviation(hour.astype(np.float32))
+    assert np.array_equal(mean, np.float32(hour[0]))
+    assert not deviation.any()
+
+
 def test_a_profile_tells_order_in_short_clips_only_and_no_level():
     rising = np.linspace(0, 1, 98, dtype=np.float32)[:, None] * np.ones(64, np.float32)
     there, back = mel_profile(rising, MelConfig()), mel_profile(rising[::-1], MelConfig())

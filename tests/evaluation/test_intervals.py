@@ -121,10 +121,16 @@ def test_the_only_group_is_resampled_by_clips():
     assert weak["ci95"][0] < weak["mean"] < weak["ci95"][1]
 
 
-def test_models_on_different_clips_are_not_compared():
+@pytest.mark.parametrize("column", ["clip_id", "group", "label"])
+def test_models_on_different_clips_are_not_compared(column):
     table = make_predictions(seeds=(0,))
-    with pytest.raises(UserError, match="different test clips"):
-        intervals.summary(table.iloc[:-4])
+    table.loc[table.index[-1], column] = "another"
+    with pytest.raises(UserError, match="different test clips, groups, labels or tasks"):
+        intervals.summary(table)
+
+
+def test_the_number_of_groups_is_told():
+    assert intervals.summary(make_predictions(groups=6))["n_groups"] == 6
 
 
 def test_mcnemar_by_hand():
@@ -135,6 +141,10 @@ def test_mcnemar_by_hand():
     result = intervals.mcnemar(table, "a", "b")
     assert (result["only_a"], result["only_b"]) == (5, 1)
     assert result["p"] == pytest.approx(2 * 7 / 64)
+    few = table[table["model"] == "a"].assign(labels_per_class="2", predicted="other")
+    budgets = pd.concat([table.assign(labels_per_class=""), few])
+    assert intervals.mcnemar(budgets, "a", "b") == result
+    assert intervals.mcnemar(budgets, "a (2 per class)", "b")["only_a"] == 0
 
 
 def test_tables_say_what_an_interval_shows():

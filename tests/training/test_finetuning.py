@@ -1,6 +1,7 @@
 """Fine-tuning: what a classifier learns, on which clips it is judged, and what is refused."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def test_early_stopping(mel_store, tmp_path):
 def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_path):
     ends = {}
     for k in (2, None):
-        config = FinetuneConfig(labels_per_class=k, batch_size=4, epochs=0.5)
+        config = FinetuneConfig(labels_per_class=k, batch_size=16, epochs=1)  # more than 3 × 2 labelled clips
         run = training.finetune(mel_store, tmp_path / str(k), config, progress=False)
         ends[k] = max(column(run, "step"))
         split = evaluation_splits(mel_store.clips)[0]
@@ -80,6 +81,17 @@ def test_epochs_are_the_same_steps_whatever_the_number_of_labels(mel_store, tmp_
         assert len(open_run(run).seen_clip_ids) == heard + len(split.valid)
     assert ends[2] > 0
     assert ends[2] == ends[None]
+
+
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_a_run_of_other_labels_is_not_taken_for_this_one(mel_store, finetuned, pretrained, tmp_path, column):
+    shutil.copytree(mel_store.path, tmp_path / "tones")
+    table = pd.read_csv(tmp_path / "tones" / "clips.csv", dtype=str)
+    table.loc[[0, 40], column] = table.loc[[40, 0], column].values  # corrected since
+    table.to_csv(tmp_path / "tones" / "clips.csv", index=False)
+    config, corrected = open_run(finetuned).config, store.MelStore(tmp_path / "tones")
+    with pytest.raises(UserError, match="was made with other labels"):
+        training.finetune(corrected, finetuned, config, pretrained, resume=True, progress=False)
 
 
 def test_an_encoder_needs_its_own_mel_settings(pretrained, folder, tmp_path):

@@ -49,6 +49,11 @@ def test_damaged_files_are_refused(finetuned, tmp_path, name):
         training.load_classifier(tmp_path / "run")  # reads both
 
 
+def test_a_run_has_a_name_from_within(pretrained, monkeypatch):
+    monkeypatch.chdir(pretrained)
+    assert open_run(".").name == pretrained.name
+
+
 def test_unfinished_runs_and_other_folders_are_refused(finetuned, tmp_path):
     shutil.copytree(finetuned, tmp_path / "run")
     (tmp_path / "run" / "encoder.safetensors").unlink()
