@@ -119,7 +119,7 @@ def links_are_whole(out: Path) -> int:
     for page in pages:
         for tag, attributes in Tags(page.read_text(encoding="utf-8")).tags:
             for address in filter(None, (attributes.get("href"), attributes.get("src"))):
-                if address.startswith("data:") or (tag == "a" and address.startswith("https://")):
+                if address.startswith("data:") or (tag == "a" and re.match("https?://", address)):
                     continue
                 path, _, anchor = address.partition("#")
                 target = (page.parent / path).resolve() if path else page
