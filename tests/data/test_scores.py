@@ -212,7 +212,7 @@ def test_complete_corpus_is_left_alone(corpus, monkeypatch):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("small")
-    building.build(root, clips_per_class=4, jobs=2, progress=False)
+    building.build(root, clips_per_class=1, jobs=2, progress=False)
     return root
 
 
@@ -229,13 +229,13 @@ def test_same_bytes_whatever_the_jobs_and_after_an_interrupt(small, tmp_path, mo
 
     monkeypatch.setattr(building, "render_clip", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        building.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+        building.build(tmp_path, clips_per_class=1, jobs=1, progress=False)
     assert not (tmp_path / "index.csv").exists()
     assert len(list(tmp_path.glob("audio/*/*"))) == 2
     monkeypatch.setattr(building, "render_clip", render_clip)
-    building.build(tmp_path, clips_per_class=4, jobs=1, progress=False)
+    building.build(tmp_path, clips_per_class=1, jobs=1, progress=False)
     assert hashes(tmp_path) == hashes(small)
-    assert json.loads((tmp_path / "config.json").read_text())["clips_per_class"] == 4
+    assert json.loads((tmp_path / "config.json").read_text())["clips_per_class"] == 1
 
 
 @pytest.mark.slow

@@ -42,11 +42,16 @@ def loudness(tmp_path, monkeypatch):
     return "loudness_encoder"
 
 
-def test_our_own_module_gives_our_embeddings(folder, mel_store):
+def test_our_own_module_gives_our_embeddings(folder, tmp_path):
+    sounds = tmp_path / "few"
+    sounds.mkdir()
+    for file in sorted(folder.rglob("*.flac"))[:6]:
+        shutil.copy(file, sounds)
+    few = build(load(sounds), tmp_path / "s", jobs=1, progress=False)
     ours, theirs = feature_source("default"), feature_source("colalib.hear")
-    expected = ours.of_store(mel_store)
-    assert np.allclose(theirs.of_store(mel_store), expected, rtol=1e-3, atol=1e-3)
-    assert np.allclose(colalib.embed(folder, "colalib.hear").vectors, expected, rtol=1e-3, atol=1e-3)
+    expected = ours.of_store(few)
+    assert np.allclose(theirs.of_store(few), expected, rtol=1e-3, atol=1e-3)
+    assert np.allclose(colalib.embed(sounds, "colalib.hear").vectors, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_module_is_probed_compared_and_kept(mel_store, loudness, tmp_path):

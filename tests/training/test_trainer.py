@@ -117,7 +117,7 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     weights of a run in one go.
     """
     whole, ended = tmp_path / "whole", tmp_path / "ended"
-    length = ["--steps", 60, "--batch-size", 8, "--accelerator", "cpu"]
+    length = ["--steps", 40, "--batch-size", 8, "--accelerator", "cpu"]
     words = command("pretrain", mel_store.path, "--out", ended, *length)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
 
@@ -131,7 +131,7 @@ def test_an_end_that_was_announced_loses_nothing(mel_store, tmp_path):
     assert "interrupted" in messages(error)[0]
     assert "Traceback" not in error
     step = torch.load(ended / "last.ckpt", weights_only=True)["global_step"]
-    assert 2 < step < 60
+    assert 2 < step < 40
     assert step % 5 != 0, "not at a step that is logged"
     for out, more in ((ended, ["--resume"]), (whole, [])):
         done = run_command("pretrain", mel_store.path, "--out", out, *length, *more, **ONE_THREAD)
