@@ -152,9 +152,11 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         client.execute(cleanup_kc=True, env=os.environ | {KEEP_PAGES: "1"})
     except CellExecutionError as error:
         failed = f"a cell failed: {error.ename}: {error.evalue}"
-    except (AssertionError, DeadKernelError):
+    except (AssertionError, DeadKernelError) as error:
         if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient's answer to Ctrl-C and SIGTERM
             raise KeyboardInterrupt from None
+        if isinstance(error, AssertionError):
+            raise
         failed = "its kernel died, perhaps for want of memory"
     finally:
         bar.close()

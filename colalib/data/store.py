@@ -119,7 +119,7 @@ def build(
         _enter(corpus, out, content)
         if changed := _changed(corpus, out):
             text = f"{out}: {len(changed)} files are new or have changed (the first: {changed[0]})"
-            print(f"{text}: they are read, with their neighbours", file=sys.stderr, flush=True)
+            print(f"{text}: they are read, with the clips of the same shards", file=sys.stderr, flush=True)
             (out / "clips.csv").unlink(missing_ok=True)
         if not (out / "clips.csv").exists():
             _fill(corpus, out, config, jobs, progress)

@@ -148,7 +148,7 @@ def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def mcnemar(predictions: pd.DataFrame, a: str, b: str) -> dict:
-    """Return the exact McNemar test between two models (as `summary` names them) on the same clips (1947).
+    """Return McNemar's exact test (1947) of two models, by their names in `summary`, on the same clips.
 
     All seeds of a clip are pooled by majority. Gives the clips that only `a` gets right, those that only `b`
     gets right, and the two-sided p-value.
