@@ -19,11 +19,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from colalib.errors import UserError
+from colalib.files import STOP
 from colalib.settings import ARCHITECTURES, MAX_SEED, FinetuneConfig, PretrainConfig
 
 TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
 LONGEST_NAME = 200  # bytes of a file to write: file systems take 255, and names made of it are longer
-PLACES = {"corpus", "source", "clip", "store", "run", "data", "out"}  # options where "" would be this folder
+PLACES = {"corpus", "source", "clip", "store", "run", "data", "out", "runs"}  # where "" would be this folder
 LENGTHS = ("minutes", "steps", "epochs")  # of which one says how long to train
 
 
@@ -84,7 +85,7 @@ def answer_sigterm() -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():  # no other may
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(STOP, end)
 
 
 def fail(text: str, code: int) -> None:

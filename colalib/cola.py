@@ -54,11 +54,10 @@ def triplet_loss(similarity: Tensor, margin: float = 0.5) -> Tensor:
 def ranks(similarity: Tensor) -> Tensor:
     """Return the rank of each anchor's positive among the batch: `similarity` [B, B] → [B] integers.
 
-    1 is best, B is worst, and guessing gives (B + 1) / 2 on average. NaN ranks last.
+    1 is best, B is worst, and guessing gives (B + 1) / 2 on average. A distractor that is exactly as
+    similar counts as better, and so does NaN: where all are alike, nothing was found.
     """
-    # [B, B]; written so that NaN counts as better
-    better = ~(similarity <= similarity.diagonal()[:, None])
-    return (1 + better.sum(dim=1)).clamp(max=len(similarity))
+    return (~(similarity < similarity.diagonal()[:, None])).sum(dim=1)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import stat
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from colalib.errors import UserError
 
+STOP = getattr(signal, "SIGBREAK", signal.SIGTERM)  # what asks a process to end; SIGBREAK on Windows
 MAP_GENERATOR = '<meta name="generator" content="colalib">'  # tells a map of ours from other pages
 
 

@@ -51,6 +51,10 @@ def test_ranks():
     assert cola.ranks(s).tolist() == [1, 3, 1]
 
 
+def test_who_hears_no_difference_ranks_last():
+    assert cola.ranks(torch.ones(4, 4)).tolist() == [4] * 4
+
+
 def test_nan_ranks_last():
     s = torch.eye(3)
     s[1, 1] = math.nan

@@ -121,8 +121,10 @@ class Labels:
     def _write(self, cells: pd.DataFrame) -> None:
         """Write index.csv in the form that it had, and keep the former one."""
         former = self.index.read_bytes() if self.index.is_file() else b""
-        if former:
-            places = [self.index.with_name(f"index.csv.before-{i}") for i in range(1, KEPT + 1)]
+        places = [self.index.with_name(f"index.csv.before-{i}") for i in range(1, KEPT + 1)]
+        # kept already: then the new one could not be written
+        kept = places[0].is_file() and places[0].read_bytes() == former
+        if former and not kept:
             for newer, older in reversed([*zip(places, places[1:])]):
                 if newer.exists():
                     os.replace(newer, older)

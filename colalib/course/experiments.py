@@ -161,7 +161,7 @@ def run(path: Path, name: str, rate: float, seed: int, keep: Path) -> dict:
     file = keep / f"{name.replace(' ', '-').replace(',', '')}-{rate:g}-{seed}-{fingerprint(store.ids)}.npz"
     if not file.exists():
         clips = pretraining_clips([store])
-        train_clips, valid_clips = split_validation(clips, seed=0)
+        train_clips, valid_clips = split_validation(clips)
         begun = time.monotonic()
         encoder, objective = train(SETTINGS[name], train_clips, rate, seed)
         seconds = time.monotonic() - begun

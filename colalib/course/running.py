@@ -160,14 +160,15 @@ def execute(notebook: Path, copy: Path, publish: bool = False) -> bool:
         failed = "its kernel died, perhaps for want of memory"
     finally:
         bar.close()
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(content, copy)
+        with atomic(copy, "w") as file:
+            nbformat.write(content, file)
     if failed:
         print(f"{notebook.name}: {failed}")
         print(f"The notebook up to there: {copy}")
         return False
     if publish:
-        nbformat.write(stripped(content), notebook)
+        with atomic(notebook, "w") as file:
+            nbformat.write(stripped(content), file)
     return True
 
 

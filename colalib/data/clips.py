@@ -86,22 +86,27 @@ def pretraining_clips(stores: list[MelStore], leave_out: str | None = None) -> C
     return Clips(stores, [np.flatnonzero(~store.clips["split"].isin(hidden)) for store in stores])
 
 
-def split_validation(clips: Clips, seed: int) -> tuple[Clips, Clips]:
-    """Return clips to train on and clips for validation pairs.
+def split_validation(clips: Clips) -> tuple[Clips, Clips]:
+    """Return clips to train on and clips for validation pairs, the same for trainings of any seed.
 
-    Validation gets whole groups in random order, up to 5% of the clips or 256. Where the first group
-    is larger than that, it gets the smallest groups that together have two clips: with a few large
+    Validation gets whole groups, drawn at random, up to 5% of the clips or 256. Where hardly any group
+    is as small as that, it gets the smallest groups that together have two clips: with a few large
     groups that may be a large part. If all clips are one group, both are all clips.
     """
-    groups = stream("validation", seed).permutation(np.unique(clips.groups))
+    if len(clips) < 2:
+        return clips, clips
+    groups = stream("validation", 0).permutation(np.unique(clips.groups))
     sizes = pd.Series(clips.groups).value_counts()[groups]
-    total = sizes.cumsum()
-    total = total[total <= min(VALIDATION_CLIPS, len(clips) * VALIDATION_SHARE)]
-    # the first groups are too large for that: take the smallest
-    if total.empty or total.iloc[-1] < 2:
+    room = min(VALIDATION_CLIPS, len(clips) * VALIDATION_SHARE)
+    chosen = []
+    for group, size in sizes.items():
+        if size <= room:
+            chosen.append(group)
+            room -= size
+    if sizes[chosen].sum() < 2:
         total = sizes.sort_values(kind="stable").cumsum()
-        total = total[total <= total[total >= 2].iloc[0]]
-    held_out = np.isin(clips.groups, total.index)
+        chosen = total.index[total <= total[total >= 2].iloc[0]]
+    held_out = np.isin(clips.groups, chosen)
     if held_out.all():
         return clips, clips
     return clips.take(np.flatnonzero(~held_out)), clips.take(np.flatnonzero(held_out))

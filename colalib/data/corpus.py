@@ -118,14 +118,20 @@ def has_split(clips: pd.DataFrame) -> bool:
     return "split" in clips and bool((clips["split"] != "").to_numpy().any())
 
 
+def check_separator(header: str, where: str) -> None:
+    """Raise `UserError` if the first line of a table has another separator than commas."""
+    if "," not in header and (separator := re.search("[;\t]", header)):
+        raise UserError(
+            f"{where}: columns are separated by {separator.group()!r}: save the table with commas"
+        )
+
+
 def _check_columns(columns: pd.Index, where: str) -> None:
     """Raise `UserError` for column names that no table of clips may have."""
     if columns.duplicated().any():
         raise UserError(f"{where}: column {columns[columns.duplicated()][0]!r} stands twice: remove one")
-    if "path" not in columns and len(columns) == 1 and (separator := re.search("[;\t]", columns[0])):
-        raise UserError(
-            f"{where}: columns are separated by {separator.group()!r}: save the table with commas"
-        )
+    if "path" not in columns and len(columns) == 1:
+        check_separator(columns[0], where)
     if "path" not in columns:
         raise UserError(
             f"{where}: no column 'path' (found: {', '.join(columns)}): add one with the file of each clip"

@@ -52,7 +52,7 @@ def split_form(splits: pd.Series | np.ndarray, where: str = "the table") -> str:
 def describe_split(assignment: pd.Series) -> str:
     """Return in one line how the clips are divided: "split: train 14, test 6" or "5 folds: a 80, b 80, …"."""
     counts = assignment.value_counts()
-    named = split_form(assignment) == "named"
+    named = set(counts.index) <= set(NAMED_SPLITS)
     names = [name for name in NAMED_SPLITS if name in counts] if named else sorted(counts.index)
     parts = [f"{name} {counts[name]}" for name in names[:10]] + ["…"] * (len(names) > 10)
     return f"{'split' if named else f'{len(names)} folds'}: {', '.join(parts)}"

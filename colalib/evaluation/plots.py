@@ -1,6 +1,7 @@
 """Plots: the course's figures. Each function draws what it is given; nothing is evaluated here.
 
-Colours are colour-blind safe (Okabe & Ito 2008) and mean the same in every figure.
+Colours mean the same in every figure. Those of Okabe & Ito (2008), with brown for yellow, and dark grey
+for black: all stay apart for the colour-blind.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from matplotlib.figure import Figure
 from colalib.data.audio import MelConfig
 from colalib.evaluation import intervals
 
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#555555"]
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8B5A2B", "#555555"]
 SHAPES = "o^sX"  # of points whose colours repeat
 MODELS = {
     "chance": "#999999",
     "mel-stats": "#56B4E9",
-    "random": "#B8A800",
+    "random": "#8B5A2B",
     "kNN": "#CC79A7",
     "probe": "#009E73",
     "pre-trained": "#009E73",

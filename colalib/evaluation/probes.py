@@ -77,8 +77,10 @@ def linear_probe(x: np.ndarray, y: np.ndarray, split: Split, refit: bool = True)
         if len(valid):
             scaler = StandardScaler().fit(x[split.train])
             train, held = scaler.transform(x[split.train]), scaler.transform(x[valid])
-            models = pool.map(lambda c: regression(c).fit(train, y[split.train]), C_GRID)
-            losses = {c: temperature_scaled_loss(model, held, y[valid]) for c, model in zip(C_GRID, models)}
+            slowest_first = C_GRID[::-1]
+            fitted = pool.map(lambda c: regression(c).fit(train, y[split.train]), slowest_first)
+            models = dict(zip(slowest_first, fitted))
+            losses = {c: temperature_scaled_loss(models[c], held, y[valid]) for c in C_GRID}
             best = min(losses, key=losses.get)
         rows = np.concatenate([split.train, split.valid]) if refit else split.train
         return make_pipeline(StandardScaler(), regression(best)).fit(x[rows], y[rows]).predict(x[split.test])

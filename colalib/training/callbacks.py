@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from colalib.data.streams import stream
 from colalib.errors import UserError, first_line
-from colalib.files import atomic, is_main_process
+from colalib.files import STOP, atomic, is_main_process
 from colalib.training.runs import Run, save_encoder, snapshot_name
 
 LOG_STEPS = 5  # metrics.csv gets a row every so many steps
@@ -62,7 +62,7 @@ class Schedule(Callback):
         step = trainer.global_step
         learning_rate = self.config.lr * self.factor(step)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("share", 1.0)
         module.log("lr", learning_rate)
         torch.manual_seed(int(stream("dropout", self.config.seed, step).integers(2**62)))
 
@@ -100,7 +100,7 @@ class LastCheckpoint(Callback):
         self.saved = time.monotonic()
         # Lightning puts back its own handlers afterwards; only a main thread may set any
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "terminated", True))
+            signal.signal(STOP, lambda *_: setattr(self, "terminated", True))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         step = trainer.global_step

@@ -52,13 +52,19 @@ class AudioClassifier(lightning.LightningModule):
     def __init__(self, config: FinetuneConfig, encoder: Encoder, classes: list[str]):
         super().__init__()
         self.config = config
-        self.encoder = encoder
+        self.encoder = encoder.requires_grad_(config.encoder_lr > 0)
         self.classes = classes
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(encoder.dim, len(classes))
 
     def forward(self, segments: Tensor) -> Tensor:
         return self.head(self.dropout(self.encoder(segments)))  # [B, classes]
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.encoder_lr == 0:  # then BatchNorm keeps its statistics too
+            self.encoder.eval()
+        return self
 
     def training_step(self, batch, index):
         x, y = batch  # [B, T, M], [B]
@@ -71,7 +77,7 @@ class AudioClassifier(lightning.LightningModule):
 
     def clip_logits(self, x: Tensor, clip_index: Tensor) -> Tensor:
         """Return the mean logits per clip [n, classes], of segments [S, T, M] and their clips [S]."""
-        logits = in_batches(self, x)  # [S, classes]
+        logits = in_batches(self, x).float()  # [S, classes]; in bfloat16 on a GPU
         n = int(clip_index.max()) + 1
         total = logits.new_zeros(n, logits.shape[1]).index_add_(0, clip_index, logits)
         return total / torch.bincount(clip_index, minlength=n)[:, None]
@@ -86,8 +92,12 @@ class AudioClassifier(lightning.LightningModule):
 
     def configure_optimizers(self):
         fused = self.device.type in ("cpu", "cuda")
+        share, parameters = self.config.encoder_lr, self.parameters()
+        if share < 1:  # `Schedule` follows it
+            head, encoder = self.head.parameters(), self.encoder.parameters()
+            parameters = [{"params": head}, {"params": encoder, "share": share}]
         return OPTIMISERS[self.config.optimiser](
-            self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
+            parameters, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
         )
 
 
@@ -108,6 +118,8 @@ def finetune(
     """
     out, store = Path(out), open_store(store)
     check_settings(config, accelerator)
+    if encoder is None and config.encoder_lr == 0:
+        raise UserError("an untrained encoder cannot stay frozen: start from a pre-trained one")
     split = evaluation_splits(store.clips, config.label, config.fold)[0]
     labels = store.clips[config.label].to_numpy(dtype=object)
     classes = sorted(set(labels[labels != ""]))

@@ -24,7 +24,7 @@ from colalib.files import fingerprint, is_main_process, locked
 from colalib.settings import PretrainConfig
 from colalib.training.callbacks import Snapshots
 from colalib.training.runs import enter_run, save_encoder, snapshot_name, write_run_config
-from colalib.training.trainer import check_settings, fit, training_alone
+from colalib.training.trainer import check_settings, fit, interruptible, training_alone
 
 MIN_CLIPS = 8  # fewer give no distractors worth the name
 
@@ -71,7 +71,7 @@ def pretrain(
     with alone, locked(out) if is_main_process() else nullcontext():
         if enter_run(out, "pretrain", config, data, resume):
             return out
-        train, valid = split_validation(clips, config.seed)
+        train, valid = split_validation(clips)
         if len(train) < 2 * processes:
             raise UserError(f"{len(train)} clips are left to train on beside those of validation: too few")
         batch_size = min(config.batch_size, len(train) // processes * processes)
@@ -85,10 +85,10 @@ def pretrain(
             return pair_batch(train, step, batch_size, config.seed, *augmentations, part)
 
         def fixed_pairs(of: Clips) -> DataLoader:
-            """Pairs of up to 256 clips without augmentations, the same at every validation."""
+            """Pairs of up to 256 clips without augmentations, the same at every validation of any seed."""
             size = min(batch_size, len(of))
             steps = max(1, min(VALIDATION_CLIPS, len(of)) // size)
-            return DataLoader([pair_batch(of, s, size, config.seed) for s in range(steps)], batch_size=None)
+            return DataLoader([pair_batch(of, s, size, 0) for s in range(steps)], batch_size=None)
 
         trainer_kwargs = {"accelerator": accelerator} | trainer_kwargs
         steps_per_epoch = len(train) // batch_size
@@ -106,7 +106,8 @@ def pretrain(
         )
         test_rows = [np.flatnonzero(store.clips["split"].values == "test") for store in clips.stores]
         if sum(map(len, test_rows)) > 1:
-            trainer.test(module, fixed_pairs(Clips(clips.stores, test_rows)), verbose=False)
+            with interruptible():
+                trainer.test(module, fixed_pairs(Clips(clips.stores, test_rows)), verbose=False)
         if snapshots:
             save_encoder(module.encoder, out, snapshot_name(trainer.global_step))
         save_encoder(module.encoder, out)

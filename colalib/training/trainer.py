@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,16 +154,24 @@ def fit(
     loader = DataLoader(
         batches, batch_size=None, pin_memory=cuda, num_workers=processes, worker_init_fn=ignore_sigterm
     )
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module, loader, valid, ckpt_path=last if start_step else None, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves Ctrl-C ignored
-        signal.signal(signal.SIGINT, interrupt)
-        raise KeyboardInterrupt from None
-    finally:
-        bar.bar.close()
-    keep_if_best(trainer, module, valid, best)
+    with interruptible():
+        try:
+            trainer.fit(module, loader, valid, ckpt_path=last if start_step else None, weights_only=True)
+        finally:
+            bar.bar.close()
+        keep_if_best(trainer, module, valid, best)
     return trainer
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning answers Ctrl-C by SystemExit, and leaves Ctrl-C ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -218,6 +226,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*IterableDataset.*",
         ".*ckpt_path.*",
+        ".*module.s. in eval mode.*",  # a frozen encoder
         ".*treespec.*",
         ".*all_gather is deprecated.*",  # for a function that torch keeps for itself
         ".*Grad strides do not match bucket view strides.*",  # of 3 x 3 filters; costs a copy

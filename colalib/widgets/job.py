@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 
 from colalib.errors import UserError
-from colalib.files import read_json, write_json
+from colalib.files import STOP, read_json, write_json
 from colalib.training.runs import Run
 
 # A kernel ignores SIGINT between cells, and its children would inherit that. Once the training runs,
-# SIGTERM is answered by a checkpoint (`training.callbacks.LastCheckpoint`); before that, as Ctrl-C.
+# STOP is answered by a checkpoint (`training.callbacks.LastCheckpoint`); before that, as Ctrl-C.
 COMMAND = (
-    "import signal; [signal.signal(s, signal.default_int_handler) for s in (signal.SIGINT, signal.SIGTERM)]; "
+    f"import signal; [signal.signal(s, signal.default_int_handler) for s in ({signal.SIGINT:d}, {STOP:d})]; "
     "from colalib.cli import main; main()"
 )
 

@@ -208,13 +208,16 @@ class MelLaboratory(parts.WidgetWithFallback):
 
     def add_file(self, name: str, load: Callable[[], np.ndarray]) -> None:
         """Add an uploaded file to the clips, and show it."""
+        shown = f"{name} (yours)"
         try:
-            self.sounds[f"{name} (yours)"] = load()
+            self.sounds[shown] = load()
         except parts.NO_SOUND as error:
             self.refused.add(name, error)
             return
+        if shown == self.clip.value:  # another sound of that name
+            self.show()
         self.clip.options = list(self.sounds)
-        self.clip.value = f"{name} (yours)"
+        self.clip.value = shown
 
     def restore(self, _) -> None:
         """Put all sliders back to the course's settings."""

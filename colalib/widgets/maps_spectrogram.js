@@ -1,7 +1,7 @@
 // The spectrogram of the chosen clip, computed in the page, with a playhead that follows the sound.
 import { element } from "./maps_parts.js";
 
-const RATE = 16_000, WINDOW = 1024, BANDS = 64, LOWEST = 60, HIGHEST = 7800; // Hz, samples: as the encoders hear it
+const RATE = 16_000, WINDOW = 1024, BANDS = 64, LOWEST = 60, HIGHEST = 7800; // Hz, samples: about the encoders' bands, windows for a picture
 const RANGE = 70; // dB from the brightest to black
 const COLUMNS = 1200; // of the picture
 export const LARGEST = 2e7; // bytes of a sound that is fetched for it

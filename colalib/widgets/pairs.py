@@ -195,8 +195,8 @@ class PairPlayer(parts.WidgetWithFallback):
         """Count an answer beside those of the encoders, and show what was right."""
         if self.answered:  # pressed twice
             return
-        self.answered = True
         cosines = self.cosines(self.question)
+        self.answered = True
         chosen = {"you": self.choose.index(button)}
         chosen |= {name: int(row.argmax()) for name, row in cosines.items()}
 

@@ -30,7 +30,9 @@ SHOWN = {
     PretrainConfig: (
         "objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed",
     ),
-    FinetuneConfig: ("labels_per_class", "optimiser", "batch_size", "lr", "weight_decay", "dropout", "seed"),
+    FinetuneConfig: (
+        "labels_per_class", "optimiser", "batch_size", "lr", "encoder_lr", "weight_decay", "dropout", "seed",
+    ),
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ class TrainingPanel(parts.WidgetWithFallback):
         self.starts = starts or {}
         self.validation: Clips | None = None  # clips that show how the similarity matrix sharpens
         if self.command == "pretrain":
-            self.validation = split_validation(pretraining_clips([open_store(s) for s in self.stores]), 0)[1]
+            self.validation = split_validation(pretraining_clips([open_store(s) for s in self.stores]))[1]
         self.job: Job | None = None
         self.training = False
         self.stopping = False

@@ -430,8 +430,8 @@ print(f"the positive is nearest for {found.sum()} of {size} anchors (chance: 1)"
 #
 # ### Your turn: rank_of_positive · easy · 5 minutes · core
 # Write the rank of each anchor's positive: one plus the number of distractors in its row that are more similar.
-# A distractor that is exactly as similar does not count. (Computed similarities are hardly ever equal. If all are, rank 1
-# says nothing.)
+# A distractor that is exactly as similar counts too. Computed similarities are hardly ever equal, but of silent crops
+# they are, and who hears no difference has found nothing.
 
 
 # %%
@@ -452,7 +452,7 @@ def check_rank(answer):
     assert ranks[1] == 1, "in row 1 no distractor is more similar than the positive: rank 1"
     assert ranks.tolist() == [2, 1, 3], f"{ranks.tolist()}, but the ranks in the rows are [2, 1, 3]"
     ties = answer(torch.ones(4, 4))
-    assert (ties == 1).all(), "if all are equally similar, no distractor is more similar: rank 1"
+    assert (ties == 4).all(), "if all four are equally similar, the three distractors count: rank 4"
     random = torch.randn(20, 20, generator=torch.Generator().manual_seed(0))
     assert torch.equal(answer(random), cola.ranks(random)), (
         "another rank than colalib's for random similarities"
@@ -470,7 +470,7 @@ rank_of_positive = course.exercise(rank_of_positive, check_rank, instead=cola.ra
 #
 # ```python
 # def rank_of_positive(similarity):
-#     return 1 + (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+#     return (similarity >= similarity.diagonal()[:, None]).sum(dim=1)  # the positive itself is the one
 # ```
 # </details>
 

@@ -558,7 +558,7 @@ class Objective(nn.Module):
 from colalib.settings import PretrainConfig
 
 config = PretrainConfig()  # what colalib trains with, unless told otherwise
-train_clips, valid_clips = split_validation(clips, config.seed)  # whole tunes are held out
+train_clips, valid_clips = split_validation(clips)  # whole tunes are held out
 std = segments.segment_std(train_clips, config.seed)
 augmentations = config.filter_db, config.mask_bands
 batches = [segments.pair_batch(train_clips, step, 32, config.seed, *augmentations) for step in range(4)]
@@ -705,7 +705,7 @@ print(
 # curves may well look better than those of training. The dashed lines are what guessing gives.
 
 # %%
-train_clips, valid_clips = split_validation(clips, config.seed)
+train_clips, valid_clips = split_validation(clips)
 sides, chance = {"train": train_clips, "valid": valid_clips}, {}
 for side, side_clips in sides.items():
     b = min(config.batch_size, len(train_clips), len(side_clips))

@@ -153,8 +153,9 @@ def test_the_usual_words_for_the_sides_are_understood(tmp_path, words):
     assert set(corpora.load(tmp_path).clips["split"]) == {"train", "valid", "test"}
 
 
-def test_an_index_with_semicolons_is_told(tmp_path):
-    (tmp_path / "index.csv").write_text(GOOD.replace(",", ";"))
+@pytest.mark.parametrize("comma", ["", "x;1,5\n"])  # a cell with a comma: two columns for a reader of CSV
+def test_an_index_with_semicolons_is_told(tmp_path, comma):
+    (tmp_path / "index.csv").write_text(GOOD.replace(",", ";") + comma)
     with pytest.raises(UserError, match=r"separated by ';': save the table with commas"):
         corpora.load(tmp_path)
 

@@ -57,6 +57,27 @@ def test_a_classifier_says_which_labelled_clips_it_heard(finetuned, mel_store):
     assert run.overlap(mel_store, [dataclasses.replace(split, test=split.train)]) == len(split.train)
 
 
+def test_the_encoder_may_learn_more_slowly_or_stay_frozen(mel_store, pretrained, tmp_path):
+    before = open_run(pretrained).load_encoder().state_dict()
+    moved = {}
+    for share in (1.0, 0.25, 0.0):
+        config = FinetuneConfig(
+            steps=1, batch_size=8, optimiser="sgd", lr=0.1, weight_decay=0, warmup=0, encoder_lr=share
+        )
+        run = training.finetune(mel_store, tmp_path / str(share), config, pretrained, progress=False)
+        module, _ = training.load_classifier(run)
+        after = open_run(run).load_encoder().state_dict()
+        moved[share] = {name: (after[name] - before[name]).float() for name in before}
+        moved[share]["head"] = module.head.weight.detach()
+    weight = next(name for name in before if name.endswith("weight"))
+    assert moved[1.0][weight].abs().max() > 0
+    assert torch.allclose(moved[0.25][weight], 0.25 * moved[1.0][weight], rtol=1e-3, atol=1e-6)
+    assert torch.equal(moved[0.25]["head"], moved[1.0]["head"])
+    assert all(not moved[0.0][name].any() for name in before)  # BatchNorm's statistics too
+    with pytest.raises(UserError, match="an untrained encoder cannot stay frozen"):
+        training.finetune(mel_store, tmp_path / "scratch", config)
+
+
 @pytest.mark.slow
 def test_early_stopping(mel_store, tmp_path):
     config = FinetuneConfig(steps=2000, batch_size=8, patience=1, lr=1e-9)  # nothing gets better

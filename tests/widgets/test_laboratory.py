@@ -190,6 +190,17 @@ def test_odd_names_are_no_obstacle(folder, name):
 
 
 @pytest.mark.usefixtures("silent")
+def test_another_sound_of_the_same_name_is_shown(folder):
+    files = sorted(folder.rglob("*.flac"))
+    lab = widgets.mel_laboratory({"a tone": files[0]})
+    players = []
+    for file in (files[0], files[-1]):
+        send(lab.drop, "take.flac", file.read_bytes())
+        players.append(lab.original.value)
+    assert players[0] != players[1]
+
+
+@pytest.mark.usefixtures("silent")
 def test_a_file_that_is_no_sound_is_refused_in_a_line(folder):
     lab = widgets.mel_laboratory({"a tone": next(folder.rglob("*.flac"))})
     send(lab.drop, "a.wav", b"no sound")

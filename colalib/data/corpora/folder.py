@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from colalib.data.corpus import AUDIO, UNPRINTABLE, Corpus
+from colalib.data.corpus import AUDIO, UNPRINTABLE, Corpus, check_separator
 from colalib.data.tables import from_text
 from colalib.errors import UserError, first_line
 from colalib.files import MAP_GENERATOR, is_ours
@@ -83,6 +83,8 @@ def read_cells(index: Path) -> pd.DataFrame:
     except UnicodeDecodeError:
         raise UserError(f'{index}: its text is not UTF-8: save it as "CSV UTF-8"') from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with open(index, encoding="utf-8-sig") as file:
+            check_separator(file.readline(), str(index))
         raise UserError(f"{index}: not a readable CSV table: {first_line(error)}") from None
 
 
