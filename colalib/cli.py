@@ -220,7 +220,7 @@ def prepare(args) -> None:
     """Turn a corpus into a store of log-mel frames."""
     from colalib.data import corpora
     from colalib.data.processes import backend
-    from colalib.data.splits import count_leaks, describe_split
+    from colalib.data.splits import count_leaks, describe_groups, describe_split
     from colalib.data.store import build
 
     size = {"clips_per_class": args.clips_per_class} if args.clips_per_class else {}
@@ -234,6 +234,7 @@ def prepare(args) -> None:
     hours = store.mel.seconds(store.clips["frames"].sum()) / 3600
     print(f"{store.path}: {len(store)} clips, {hours:.2f} h of log-mel frames")
     print(describe_split(store.clips["split"]))
+    print(describe_groups(store.clips["group"]))
     if corpus.note:
         print(f"note: {corpus.note}")
     if leaks := count_leaks(store.duplicates):
@@ -255,7 +256,12 @@ def pretrain_options(parser: ArgumentParser) -> None:
     add_store(parser, nargs="+")
     add_training(parser, PretrainConfig)
     parser.add_argument("--leave-out", metavar="FOLD", help="fold not to hear, so that it can judge")
-    parser.add_argument("--devices", type=count, default=1, help="processes on this machine, one per GPU")
+    parser.add_argument(
+        "--devices",
+        type=count,
+        default=1,
+        help="processes on this machine, one per GPU, which share the batch",
+    )
     parser.add_argument("--nodes", type=count, default=1, help="machines (started by torchrun or srun)")
     parser.add_argument(
         "--strategy", choices=["auto", "ddp"], default="auto", help="of Lightning: how devices share the work"
@@ -270,9 +276,16 @@ def pretrain_options(parser: ArgumentParser) -> None:
 def pretrain(args) -> None:
     """Pre-train an encoder by contrast on stores, without labels (default: 10 minutes)."""
     from colalib import training
+    from colalib.data.clips import pretraining_clips
+    from colalib.data.store import open_store
     from colalib.files import is_main_process
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
+    stores = [open_store(store) for store in args.store]
+    heard, there = len(pretraining_clips(stores, args.leave_out)), sum(map(len, stores))
+    if heard < there and is_main_process():
+        what = f" and fold {args.leave_out}" if args.leave_out else ""
+        print(f"{heard:,} of {there:,} clips are heard: test clips{what} are left out", flush=True)
     trainer_kwargs = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
     if args.precision:
         trainer_kwargs["precision"] = args.precision
@@ -364,7 +377,8 @@ def compare_options(parser: ArgumentParser) -> None:
         type=budget,
         nargs="+",
         metavar="K",
-        help="label budgets: numbers, or all (default: all)",
+        help="label budgets of the training side: numbers, or all (default: all); the validation side keeps "
+        "all its labels, to choose settings",
     )
     add_length(parser)  # of each supervised run; 20 epochs if it is not given
     parser.add_argument("--frozen", action="store_true", help="frozen features only: no supervised runs")
@@ -752,7 +766,9 @@ def add_training(parser: ArgumentParser, kind) -> None:
         option = "--" + field.name.replace("_", "-")
         parser.add_argument(option, default=None, help=text.replace("%", "%%"), **kwargs)
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, with its own settings"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, with its own settings; give stores and devices as before",
     )
     add_accelerator(parser)
 

@@ -58,6 +58,13 @@ def describe_split(assignment: pd.Series) -> str:
     return f"{'split' if named else f'{len(names)} folds'}: {', '.join(parts)}"
 
 
+def describe_groups(groups: pd.Series) -> str:
+    """Return in one line how many groups the clips have, and what that means if each clip has its own."""
+    n = groups.nunique()
+    alone = ": every clip is its own. Where recordings belong together, give them one `group`"
+    return f"{n} groups" + (alone if n == len(groups) else "")
+
+
 def count_leaks(duplicates: pd.DataFrame) -> int:
     """Return how many of the clips that equal another one have such a twin in another split."""
     if duplicates.empty:
@@ -118,7 +125,9 @@ def evaluation_splits(
     check_column(clips, label)
     has_label = (clips[label] != "").values
     if clips[label][has_label].nunique() < 2:
-        raise UserError(f"column {label!r} has fewer than two classes: name another with --label")
+        raise UserError(
+            f"column {label!r} has fewer than two classes: fill it in index.csv, or name another with --label"
+        )
     assignment = clips["split"].values
     if folds is not None:
         groups = clips["group"][has_label].nunique()

@@ -666,21 +666,30 @@ class PullOnly(nn.Module):
 # %%
 taste["no distractors"] = taste_of(PullOnly)
 valid_pairs = segments.pair_batch(valid_clips, 0, len(valid_clips), seed=0)
-fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharex=True)
-for ax, name in zip(axes, ("cosine", "no distractors")):
+fig, axes = plt.subplots(1, 3, figsize=(11, 2.6))
+for ax, name, colour in zip(axes, ("cosine", "no distractors"), (plots.MODELS["cosine"], "#555555")):
     encoder, objective, ranks = taste[name]
     with torch.no_grad():
-        similarity = cola.cosine_similarity(*(objective.parts.project(encoder(side)) for side in valid_pairs))
+        g, g_positive = (objective.parts.project(encoder(side)) for side in valid_pairs)
+    similarity = cola.cosine_similarity(g, g_positive)
+    spectrum = torch.linalg.svdvals(g - g.mean(dim=0))[
+        :-1
+    ]  # how far the clips spread, direction by direction
+    axes[2].semilogy(spectrum, color=colour, label=f"{name}: rank {evaluation.effective_rank(g.numpy()):.1f}")
     is_pair = torch.eye(len(similarity), dtype=bool)
     line = {"bins": np.linspace(-1, 1, 41), "density": True, "histtype": "step", "lw": 2}
     for kind, part, style in (("distractor", ~is_pair, "-"), ("positive", is_pair, "--")):
         ax.hist(similarity[part], **line, color=plots.ROLES[kind], ls=style, label=kind)
     ax.set(xlabel="cosine of g", yticks=[], title=f"{name}; last mean rank {ranks[-1]:.1f} of {batch}")
-_ = axes[0].legend(loc="upper left")
+axes[0].legend(loc="upper left")
+axes[2].set(xlabel="direction of g", ylabel="spread", title="singular values, effective rank")
+_ = axes[2].legend()
 
 # %% [markdown]
 # Without distractors the loss is nearly perfect, −1, and the encoder has learned nothing: the mean rank
-# of the positive is about what random weights give. (Guessing gives 16.5.) This is collapse. The loss alone does not show it.
+# of the positive is about what random weights give. (Guessing gives 16.5.) This is collapse. The loss alone does not show
+# it. On the right, the singular values of g: how far the clips lie apart in each of its directions. Without distractors they
+# lie together in all of them. The **effective rank** counts the directions in which they differ noticeably.
 #
 # ## 8 Train
 # `course.encoder()` loads the finished run if it is there, and trains it otherwise; it says which of the two.

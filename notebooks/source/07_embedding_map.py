@@ -28,6 +28,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 import umap
 from IPython.display import display
 from sklearn.metrics import euclidean_distances
@@ -35,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 
 import colalib
 from colalib import course, evaluation, widgets
-from colalib.data import audio
+from colalib.data import audio, segments
 from colalib.evaluation import intervals, plots
 from colalib.training.runs import Run
 
@@ -289,11 +290,19 @@ print(f"the same points dealt out at random would keep {100 * share:.1f}% of the
 # Try it. The laboratory draws 400 clips, so its percentages are higher than those above: compare within it. Change one
 # setting, guess whether the map will keep more neighbours, then draw. Islands that come and go with the seed come from the
 # method. The second bar, **trustworthiness**, asks the opposite question: how little the map makes up. It is 100% if no
-# points are near on the map that are far apart in the space (exercise 7.3).
+# points are near on the map that are far apart in the space (exercise 7.3). Beside three read-outs the list has h, the output of
+# the network alone.
 
 # %%
+drawn = np.sort(np.random.default_rng(0).permutation(len(store))[:400])
 layers = {"pre-trained": x, "random": x_random, "default": StandardScaler().fit_transform(default)}
-widgets.umap_lab(layers, store.clips["label"])
+layers = {name: space[drawn] for name, space in layers.items()}
+network = Run(encoder).load_encoder()
+with torch.no_grad():  # h [640], which pre-training made: the mean over a clip's segments
+    of_segments = [network(torch.from_numpy(segments.split_segments(store.frames(i)))) for i in drawn]
+h = torch.stack([of_clip.mean(dim=0) for of_clip in of_segments])
+layers["pre-trained, h"] = StandardScaler().fit_transform(h)
+widgets.umap_lab(layers, store.clips["label"].values[drawn])
 
 # %% [markdown]
 # ## 4 Neighbours, by ear
@@ -383,7 +392,7 @@ spaces = {
     "pre-trained": widgets.Space(features, reducer, encoder),
     "default": widgets.Space(default, reducer_default, "default"),
 }
-widgets.embedding_map(corpus, store, spaces, ["label", "family", "metre"])
+widgets.embedding_map(corpus, store, spaces, ["label", "family", "metre", "split"])
 
 # %% [markdown]
 # ## 5 The map as a number

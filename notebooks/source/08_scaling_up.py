@@ -462,8 +462,12 @@ for clips in (800, 2573):
 # half width must be below 0.7 · 3.2 = 2.24 points: 0.7 is 1.96 / (1.96 + 0.84), 1.96 for the 95% of the interval and 0.84
 # for the 80%. On 800 clips not even twenty runs of each reach that. FMA-medium has 2,573 clips in its official test side.
 # There five runs of each are enough if the churn is 15%, and nine if it is 5%. The numbers *d*, *c* and the scatter are
-# guesses here. A small trial run would tell.
-#
+# guesses here. A small trial run would tell. Plan your own: begin with 800 clips, and find the fewest runs that show 3 points.
+
+# %%
+widgets.power_lab(800)
+
+# %% [markdown]
 # ## Recap
 # You can now
 # - say which stage limits a project, and what it will cost, before it is begun: by constants measured on the machine;

@@ -136,6 +136,25 @@ def test_former_versions_are_kept_but_not_all(unlabelled):
     assert f"label {labels.KEPT + 1}" in (unlabelled / "index.csv.before-1").read_text()
 
 
+def test_tries_that_fail_push_no_former_version_out(unlabelled, monkeypatch):
+    given = Labels(unlabelled)
+    for i in range(labels.KEPT):
+        given.set(["b.wav"], f"label {i}")
+    kept = {path.name: path.read_bytes() for path in unlabelled.glob("index.csv.*")}
+    monkeypatch.setattr(labels.pd.DataFrame, "to_csv", refuse)
+    for _ in range(labels.KEPT + 1):
+        with pytest.raises(UserError, match="cannot be written"):
+            given.set(["b.wav"], "last")
+    now = {path.name: path.read_bytes() for path in unlabelled.glob("index.csv.*")}
+    assert len(now) == labels.KEPT
+    assert set(now.values()) - {(unlabelled / "index.csv").read_bytes()} <= set(kept.values())
+    assert len(set(now.values())) == labels.KEPT
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError(13, "Permission denied")
+
+
 def test_writers_do_not_lose_each_other_s_labels(unlabelled):
     for i in range(9):
         soundfile.write(unlabelled / f"{i}.wav", tone(300, 0.2, i), RATE)

@@ -114,7 +114,7 @@ def _load_public(name: str, root: Path) -> Corpus:
     if not root.is_dir():
         raise UserError(
             f"{root} not found: fetch it with `python -m colalib fetch {name}`, "
-            "or name the folder around it with --data"
+            "or name the folder around it with --data, or the variable COLA_DATA"
         )
     try:
         return READERS[name](root)

@@ -37,7 +37,8 @@ def load(name: str, data: Path) -> Corpus:
         if not path.exists():
             raise UserError(
                 f"{path} not found: fetch it with `python -m colalib fetch {name}`, "
-                f"or unpack {name}.zip and fma_metadata.zip in {data}, or name their folder with --data"
+                f"or unpack {name}.zip and fma_metadata.zip in {data}, or name their folder with --data or "
+                "the variable COLA_DATA"
             )
     try:
         table = pd.read_csv(tracks, index_col=0, header=[0, 1], low_memory=False)

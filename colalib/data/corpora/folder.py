@@ -39,7 +39,8 @@ def load(root: Path, labels: str | None = None, name: str | None = None) -> Corp
     misplaced = [path for path in paths if path.count("/") != 1]
     if labels == "folder" and misplaced:
         raise UserError(
-            f"{root}: {misplaced[0]} does not lie in a sub-folder of its class: move it, or use --labels none"
+            f"{root}: {misplaced[0]} does not lie in a sub-folder of its class: move it, or "
+            "name the labels in an index.csv, or use --labels none"
         )
     # names that would break a table are listed in a form that can be printed
     odd = [path for path in paths if UNPRINTABLE.search(path)]
