@@ -19,7 +19,6 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from colalib.errors import UserError
-from colalib.files import STOP
 from colalib.settings import ARCHITECTURES, MAX_SEED, FinetuneConfig, PretrainConfig
 
 TYPES = {"int": int, "float": float, "str": str}  # of a setting, by its annotation
@@ -77,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def answer_sigterm() -> None:
     """Let SIGTERM do as Ctrl-C: workers end, and temporary files go. A forked worker just ends."""
+    from colalib.files import STOP
+
     main_process = os.getpid()
 
     def end(number, frame):
@@ -276,16 +277,9 @@ def pretrain_options(parser: ArgumentParser) -> None:
 def pretrain(args) -> None:
     """Pre-train an encoder by contrast on stores, without labels (default: 10 minutes)."""
     from colalib import training
-    from colalib.data.clips import pretraining_clips
-    from colalib.data.store import open_store
     from colalib.files import is_main_process
 
     config = configure(PretrainConfig, args, {"minutes": 10.0})
-    stores = [open_store(store) for store in args.store]
-    heard, there = len(pretraining_clips(stores, args.leave_out)), sum(map(len, stores))
-    if heard < there and is_main_process():
-        what = f" and fold {args.leave_out}" if args.leave_out else ""
-        print(f"{heard:,} of {there:,} clips are heard: test clips{what} are left out", flush=True)
     trainer_kwargs = {"devices": args.devices, "num_nodes": args.nodes, "strategy": args.strategy}
     if args.precision:
         trainer_kwargs["precision"] = args.precision

@@ -32,7 +32,9 @@ def test_from_folder_to_results(folder, tmp_path, capsys):
         return text
 
     assert "96 clips" in succeed("prepare", folder, "--out", store, "--jobs", 1)
-    assert str(run) in succeed("pretrain", store, "--out", run, "--steps", 2, "--batch-size", 8)
+    text = succeed("pretrain", store, "--out", run, "--steps", 2, "--batch-size", 8)
+    assert re.search(r"\d\d of 96 clips are heard: test clips are left out", text)
+    assert str(run) in text
     small = ["--steps", 2, "--batch-size", 8]
     assert "chance" in succeed("finetune", store, "--encoder", run, "--out", tuned, *small)
     assert (tuned / "results.json").exists()
@@ -85,6 +87,7 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     code, text, _ = call(capsys, "prepare", tmp_path / "c", "--out", tmp_path / "s", "--jobs", 1)
     assert code == 0
     assert "1 clips left out" in text
+    assert "1 groups: every clip is its own" in text
     assert "bad.mp3: unreadable" in text
     assert "note: 1 other files were not looked at: .txt 1" in text
 

@@ -71,6 +71,10 @@ def pretrain(
     with alone, locked(out) if is_main_process() else nullcontext():
         if enter_run(out, "pretrain", config, data, resume):
             return out
+        there = sum(map(len, clips.stores))
+        if progress and is_main_process() and len(clips) < there:
+            fold = f" and fold {leave_out}" if leave_out else ""
+            print(f"{len(clips):,} of {there:,} clips are heard: test clips{fold} are left out", flush=True)
         train, valid = split_validation(clips)
         if len(train) < 2 * processes:
             raise UserError(f"{len(train)} clips are left to train on beside those of validation: too few")
