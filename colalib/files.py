@@ -27,31 +27,31 @@ STOP = getattr(signal, "SIGBREAK", signal.SIGTERM)  # what asks a process to end
 MAP_GENERATOR = '<meta name="generator" content="colalib">'  # tells a map of ours from other pages
 
 
-def checkout() -> Path | None:
-    """Return the checkout of the course; None if colalib is not installed from one (as `make`
-    does).
+def home() -> Path:
+    """Return the checkout of the course, if colalib is installed from one (as `make` does); else the
+    current folder.
     """
     folder = Path(__file__).parents[1]
-    return folder if (folder / "notebooks" / "source").is_dir() else None
+    return folder if (folder / "notebooks" / "source").is_dir() else Path.cwd()
 
 
 def data_folder(data: str | Path | None = None) -> Path:
     """Return the folder of the corpora.
 
-    This is `data`, else the variable COLA_DATA, else `data/` of the checkout, else `./data`.
+    This is `data`, else the variable COLA_DATA, else `data/` in `home`.
     """
     if data or os.environ.get("COLA_DATA"):
         return Path(data or os.environ["COLA_DATA"])
-    return (checkout() or Path()) / "data"
+    return home() / "data"
 
 
 def runs_folder() -> Path:
     """Return the folder for runs, executed notebooks and results.
 
-    This is the variable COLA_RUNS, else `runs/` of the checkout, else `./runs`. Each profile of the
+    This is the variable COLA_RUNS, else `runs/` in `home`. Each profile of the
     course (variable COLA_PROFILE) except `quick` has its own folder in it.
     """
-    base = Path(os.environ.get("COLA_RUNS") or (checkout() or Path.cwd()) / "runs")
+    base = Path(os.environ.get("COLA_RUNS") or home() / "runs")
     profile = os.environ.get("COLA_PROFILE", "quick")
     return base if profile == "quick" else base / profile
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from colalib.errors import UserError
 
-MIN_SAMPLES = 80 * 160  # of one embedding: 76 frames of 10 ms, and what the windows' ends take
+HOP = 160  # samples; openwakeword takes whole frames of 10 ms only
+MIN_SAMPLES = 80 * HOP  # of one embedding: 76 frames, and what the windows' ends take
 
 
 class SpeechEmbedding:
@@ -45,9 +46,10 @@ def load_model(model_file_path: str = "") -> SpeechEmbedding:
 def get_scene_embeddings(audio: Tensor, model: SpeechEmbedding) -> Tensor:
     """Return mean and standard deviation over time: [n, samples] → [n, 192] float32.
 
-    `audio` is mono at 16 kHz, in [-1, 1]. Shorter clips than 0.8 s are followed by silence.
+    `audio` is mono at 16 kHz, in [-1, 1]. Silence fills the last frame, and clips up to 0.8 s.
     """
-    samples = np.pad(audio.cpu().numpy(), ((0, 0), (0, max(0, MIN_SAMPLES - audio.shape[1]))))
+    n = audio.shape[1]
+    samples = np.pad(audio.cpu().numpy(), ((0, 0), (0, max(-n % HOP, MIN_SAMPLES - n))))
     samples = (samples * 32767).clip(-32768, 32767).astype(np.int16)
     frames = torch.from_numpy(model.features.embed_clips(samples))  # [n, t, 96]
     return torch.cat([frames.mean(dim=1), frames.std(dim=1, correction=0)], dim=1)

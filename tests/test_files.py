@@ -68,7 +68,7 @@ def test_a_fingerprint_depends_on_every_line():
 def test_folders_lie_in_the_checkout_unless_a_variable_says_otherwise(monkeypatch):
     for name in ("COLA_DATA", "COLA_RUNS", "COLA_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    assert files.checkout() == ROOT
+    assert files.home() == ROOT
     assert files.data_folder() == ROOT / "data"
     assert files.runs_folder() == ROOT / "runs"
     monkeypatch.setenv("COLA_DATA", "/elsewhere")

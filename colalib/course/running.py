@@ -18,15 +18,10 @@ from pathlib import Path
 from colalib.course.profiles import profile, store
 from colalib.errors import UserError
 from colalib.evaluation import intervals
-from colalib.files import atomic, checkout, file_state, fingerprint, runs_folder
+from colalib.files import atomic, file_state, fingerprint, home, runs_folder
 from colalib.widgets import KEEP_PAGES, PAGE
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # the type of output that a widget is
-
-
-def home() -> Path:
-    """Return the checkout of the course, else the current folder."""
-    return checkout() or Path.cwd()
 
 
 def notebooks(only: list[str] | None = None) -> list[Path]:

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
 
 from colalib.data import audio
 from colalib.errors import UserError
 from colalib.evaluation.embedding import Embedded, embed
 from colalib.evaluation.flattening import layout
-from colalib.evaluation.probes import neighbours
 from colalib.files import atomic, check_ours
 
 NEIGHBOURS = 15  # of a row in a .parquet file, as many as UMAP looks at
@@ -82,9 +82,9 @@ def write_parquet(embedded: Embedded, out: Path) -> None:
     x, y = layout(vectors, metric="cosine", init="pca").astype(np.float32).T.copy()
     columns |= {"projection_x": pa.array(x), "projection_y": pa.array(y)}
     if len(vectors) > 1:
-        ids = neighbours(vectors, np.arange(len(vectors)), NEIGHBOURS)  # [n, k]
-        unit = normalize(StandardScaler().fit_transform(vectors))
-        distances = np.stack([1 - unit[near] @ row for near, row in zip(ids, unit)])
+        x = StandardScaler().fit_transform(vectors)
+        near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x) - 1), metric="cosine").fit(x)
+        distances, ids = near.kneighbors()  # [n, k]; without a clip itself
         parts = [as_lists(ids), as_lists(distances.astype(np.float32))]
         columns["neighbors"] = pa.StructArray.from_arrays(parts, ["ids", "distances"])
     table = {}

@@ -30,7 +30,7 @@ from colalib.data.corpus import Corpus
 from colalib.data.splits import RESERVED_COLUMNS
 from colalib.data.store import MelStore
 from colalib.evaluation import embed, neighbours, plots
-from colalib.files import atomic, checkout, fingerprint, runs_folder
+from colalib.files import atomic, fingerprint, home, runs_folder
 from colalib.widgets import parts
 
 HERE = Path(__file__).parent
@@ -124,7 +124,7 @@ def server_root() -> Path:
     try:
         return Path(json.loads(file.read_text())["root_dir"]).resolve()
     except (OSError, ValueError, KeyError):  # no server, or one of another kind
-        return (checkout() or Path.cwd()).resolve()
+        return home().resolve()
 
 
 def links(files: list[Path]) -> list[str]:

@@ -94,6 +94,23 @@ print(f"profile {profile.name}: {profile.clips_per_class} clips of each of 8 kin
 # | reel | fast dances whose notes run evenly in twos |
 # | hornpipe | dances in twos too, but slower, and with a long and a short note in turn |
 #
+# Two of them, to begin with:
+
+# %%
+corpus, mels = course.corpus(), course.store()
+
+
+def play(row: int, words: str) -> None:
+    """Say what a clip is, and show a player of its first five seconds."""
+    clip = mels.clips.iloc[row]
+    print(f"{words}: {clip['title']} ({clip['label']}, {clip['family']})")
+    display(plots.player(audio.load_audio(corpus.root / clip["path"])[: 5 * 16_000]))
+
+
+for kind in ("chorale", "reel"):
+    play(np.flatnonzero((mels.clips["label"] == kind) & (mels.clips["split"] == "train"))[0], "hear")
+
+# %% [markdown]
 # With the course comes an **encoder**: a network that turns a clip into a row of numbers, its features. It has listened
 # to such music and to other recordings, and nobody told it of any kind, composer or tune. We take its features as they
 # are, and ask which other clip is most like a given one. Takes of the same tune are left out.
@@ -117,8 +134,7 @@ widgets.guess(
 )
 
 # %%
-corpus, mels = course.corpus(), course.store()
-# features are computed once; later runs load them from this folder
+# features are computed once, in half a minute; later runs load them from this folder
 keep = course.runs() / "supervised" / "features"
 features = evaluation.feature_source("default").of_store(mels, keep)  # [clips, d]
 rows = np.flatnonzero(mels.clips["split"] != "test")
@@ -126,9 +142,8 @@ near = rows[evaluation.neighbours(features[rows], mels.clips["group"].values[row
 nearest = dict(zip(rows, near))
 asked = np.flatnonzero(mels.clips["split"] == "valid")
 for i in np.random.default_rng(0).choice(asked, 2, replace=False):
-    for name, j in (("asked for", i), ("found", nearest[i])):
-        print(f"{name}: {mels.clips['title'][j]} ({mels.clips['label'][j]}, {mels.clips['family'][j]})")
-        display(plots.player(audio.load_audio(corpus.root / mels.clips["path"][j])[: 5 * 16_000]))
+    play(i, "asked for")
+    play(nearest[i], "found")
 
 # %%
 labels = mels.clips["label"].values
