@@ -4,7 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy.spatial.distance import pdist
 
 from colalib.data.audio import MelConfig, log_mel
 from colalib.evaluation import plots
@@ -105,6 +107,30 @@ def test_a_player_leaves_the_loudness_as_it_is():
     wave = 0.25 * np.sin(np.arange(16_000)).astype(np.float32)
     samples = np.frombuffer(plots.player(wave).data[44:], np.int16)  # behind the header of the WAV file
     assert np.abs(samples).max() == pytest.approx(0.25 * 32_768, rel=1e-3)
+
+
+# what protanopes, deuteranopes and tritanopes see of linear RGB (Machado et al. 2009, severity 1)
+SEEN = {
+    "all cones": np.eye(3),
+    "no long": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no middle": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no short": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Linear RGB [n, 3] → CIE L*a*b* (D65)."""
+    xyz = np.clip(rgb, 0, 1) @ [[0.434, 0.213, 0.018], [0.376, 0.715, 0.109], [0.190, 0.072, 0.873]]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_colours_stay_apart_for_the_colour_blind(eyes):
+    rgb = np.array([to_rgb(colour) for colour in plots.PALETTE])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = lab(linear @ np.transpose(SEEN[eyes]))
+    assert pdist(seen).min() > 15  # 2.3 is what can just be told apart
 
 
 def test_labels_beyond_the_palette_have_another_shape():
