@@ -429,23 +429,17 @@ def report_training(archs: tuple[str, ...], seconds: float) -> None:
     """Print the speed of training, and what a step's time is spent on."""
     peak = gemm_peak(seconds / 10)
     print("\nMatrix product, GFLOP/s: " + ", ".join(f"{name} {value:.0f}" for name, value in peak.items()))
+    rows = pd.DataFrame(training_throughput(archs, seconds=seconds))
+    rows["of the matrix product"] = rows["gflops"] / rows["precision"].map(peak).fillna(peak["float32"])
     print("\nTraining, segments/s (0.98 s each, 64 pairs; best round; ratio to the plain package, same run)")
-    heads = f"{'segments/s':>11}{'ratio':>8}{'GFLOP/s':>9}{'of the matrix product':>23}"
-    print(f"{'encoder':<10}{'precision':<11}{heads}")
-    for row in training_throughput(archs, seconds=seconds):
-        share = row["gflops"] / peak.get(row["precision"], peak["float32"])
-        values = (
-            f"{row['segments_per_s']:>11.0f}{row['ratio']:>7.2f}x{row['gflops']:>9.0f}{100 * share:>22.0f}%"
-        )
-        print(f"{row['arch']:<10}{row['precision']:<11}{values}")
-    kinds = (*OPERATORS, "other")
+    print(rows.to_string(index=False, float_format="{:.2f}".format))
+    shares = [
+        {"arch": arch, "precision": precision or "reference"} | step_shares(arch, precision)
+        for arch in archs
+        for precision in (None, choose_cpu_precision())
+    ]
     print("\nShares of a training step on one thread, %")
-    print(f"{'encoder':<10}{'precision':<11}" + "".join(f"{kind:>14}" for kind in kinds))
-    for arch in archs:
-        for precision in (None, choose_cpu_precision()):
-            shares = step_shares(arch, precision)
-            values = "".join(f"{100 * shares[kind]:>14.0f}" for kind in kinds)
-            print(f"{arch:<10}{precision or 'reference':<11}{values}")
+    print((100 * pd.DataFrame(shares).set_index(["arch", "precision"])).round().to_string())
 
 
 def report_preparing(clips: int) -> None:
