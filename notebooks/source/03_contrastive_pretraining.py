@@ -672,10 +672,10 @@ for ax, name, colour in zip(axes, ("cosine", "no distractors"), (plots.MODELS["c
     with torch.no_grad():
         g, g_positive = (objective.parts.project(encoder(side)) for side in valid_pairs)
     similarity = cola.cosine_similarity(g, g_positive)
-    spectrum = torch.linalg.svdvals(g - g.mean(dim=0))[
-        :-1
-    ]  # how far the clips spread, direction by direction
-    axes[2].semilogy(spectrum, color=colour, label=f"{name}: rank {evaluation.effective_rank(g.numpy()):.1f}")
+    unit = F.normalize(g, dim=1)
+    spectrum = torch.linalg.svdvals(unit - unit.mean(dim=0))[:-1]  # how far clips spread, by direction
+    rank = evaluation.effective_rank(unit.numpy())
+    axes[2].semilogy(spectrum, color=colour, label=f"{name}: rank {rank:.1f}")
     is_pair = torch.eye(len(similarity), dtype=bool)
     line = {"bins": np.linspace(-1, 1, 41), "density": True, "histtype": "step", "lw": 2}
     for kind, part, style in (("distractor", ~is_pair, "-"), ("positive", is_pair, "--")):
@@ -688,8 +688,8 @@ _ = axes[2].legend()
 # %% [markdown]
 # Without distractors the loss is nearly perfect, −1, and the encoder has learned nothing: the mean rank
 # of the positive is about what random weights give. (Guessing gives 16.5.) This is collapse. The loss alone does not show
-# it. On the right, the singular values of g: how far the clips lie apart in each of its directions. Without distractors they
-# lie together in all of them. The **effective rank** counts the directions in which they differ noticeably.
+# it. On the right, the singular values of g (at length 1, less its mean): how far the clips lie apart in each of its directions.
+# The **effective rank** counts the directions in which they differ noticeably.
 #
 # ## 8 Train
 # `course.encoder()` loads the finished run if it is there, and trains it otherwise; it says which of the two.
