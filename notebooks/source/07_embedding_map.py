@@ -297,9 +297,9 @@ print(f"the same points dealt out at random would keep {100 * share:.1f}% of the
 drawn = np.sort(np.random.default_rng(0).permutation(len(store))[:400])
 layers = {"pre-trained": x, "random": x_random, "default": StandardScaler().fit_transform(default)}
 layers = {name: space[drawn] for name, space in layers.items()}
-network = Run(encoder).load_encoder()
+network, hop = Run(encoder).load_encoder(), segments.EVAL_HOP_FRAMES
 with torch.no_grad():  # h [640], which pre-training made: the mean over a clip's segments
-    of_segments = [network(torch.from_numpy(segments.split_segments(store.frames(i)))) for i in drawn]
+    of_segments = [network(torch.from_numpy(segments.split_segments(store.frames(i), hop))) for i in drawn]
 h = torch.stack([of_clip.mean(dim=0) for of_clip in of_segments])
 layers["pre-trained, h"] = StandardScaler().fit_transform(h)
 widgets.umap_lab(layers, store.clips["label"].values[drawn])
