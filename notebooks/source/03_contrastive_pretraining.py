@@ -666,21 +666,28 @@ class PullOnly(nn.Module):
 # %%
 taste["no distractors"] = taste_of(PullOnly)
 valid_pairs = segments.pair_batch(valid_clips, 0, len(valid_clips), seed=0)
-fig, axes = plt.subplots(1, 3, figsize=(11, 2.6))
-for ax, name, colour in zip(axes, ("cosine", "no distractors"), (plots.MODELS["cosine"], "#555555")):
-    encoder, objective, ranks = taste[name]
+similarity, spread, directions = {}, {}, {}
+for name in ("cosine", "no distractors"):
+    encoder, objective, _ = taste[name]
     with torch.no_grad():
         g, g_positive = (objective.parts.project(encoder(side)) for side in valid_pairs)
-    similarity = cola.cosine_similarity(g, g_positive)
+    similarity[name] = cola.cosine_similarity(g, g_positive)
     unit = F.normalize(g, dim=1)
-    spectrum = torch.linalg.svdvals(unit - unit.mean(dim=0))[:-1]  # how far clips spread, by direction
-    rank = evaluation.effective_rank(unit.numpy())
-    axes[2].semilogy(spectrum, color=colour, label=f"{name}: rank {rank:.1f}")
-    is_pair = torch.eye(len(similarity), dtype=bool)
-    line = {"bins": np.linspace(-1, 1, 41), "density": True, "histtype": "step", "lw": 2}
+    spread[name] = torch.linalg.svdvals(unit - unit.mean(dim=0))[:-1]  # singular values, but for the last, 0
+    directions[name] = evaluation.effective_rank(unit.numpy())
+assert (spread["no distractors"] < 0.5 * spread["cosine"]).all()
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(11, 2.6))
+is_pair = torch.eye(len(valid_clips), dtype=bool)
+line = {"bins": np.linspace(-1, 1, 41), "density": True, "histtype": "step", "lw": 2}
+for ax, name, colour in zip(axes, similarity, (plots.MODELS["cosine"], "#555555")):
     for kind, part, style in (("distractor", ~is_pair, "-"), ("positive", is_pair, "--")):
-        ax.hist(similarity[part], **line, color=plots.ROLES[kind], ls=style, label=kind)
-    ax.set(xlabel="cosine of g", yticks=[], title=f"{name}; last mean rank {ranks[-1]:.1f} of {batch}")
+        ax.hist(similarity[name][part], **line, color=plots.ROLES[kind], ls=style, label=kind)
+    ax.set(
+        xlabel="cosine of g", yticks=[], title=f"{name}; last mean rank {taste[name][2][-1]:.1f} of {batch}"
+    )
+    axes[2].semilogy(spread[name], color=colour, label=f"{name}: rank {directions[name]:.1f}")
 axes[0].legend(loc="upper left")
 axes[2].set(xlabel="direction of g", ylabel="spread", title="singular values, effective rank")
 _ = axes[2].legend()
@@ -689,7 +696,9 @@ _ = axes[2].legend()
 # Without distractors the loss is nearly perfect, −1, and the encoder has learned nothing: the mean rank
 # of the positive is about what random weights give. (Guessing gives 16.5.) This is collapse. The loss alone does not show
 # it. On the right, the singular values of g (at length 1, less its mean): how far the clips lie apart in each of its directions.
-# The **effective rank** counts the directions in which they differ noticeably.
+# Without distractors that is little in all of them. The **effective rank** counts the directions in which they differ about
+# equally. It looks at the shape, not the size, and so gives no warning here: what is left is noise, which has no direction.
+# It falls where *some* directions are lost.
 #
 # ## 8 Train
 # `course.encoder()` loads the finished run if it is there, and trains it otherwise; it says which of the two.
