@@ -20,7 +20,7 @@ from colalib.errors import UserError
 from colalib.settings import PretrainConfig
 from colalib.training.callbacks import MetricsCsv, Schedule
 from colalib.training.finetuning import AudioClassifier
-from colalib.training.trainer import BestCheckpoint, keep_if_best, total_steps, training_alone
+from colalib.training.trainer import BestCheckpoint, interruptible, keep_if_best, total_steps, training_alone
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
@@ -97,6 +97,14 @@ def test_a_training_that_diverges_is_no_success(mel_store, tmp_path):
 
 
 # ----------------------------------------------------------------------------- interrupted, resumed
+
+
+def test_ctrl_c_is_as_before_after_lightning_has_ended_the_program():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise SystemExit(1)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow
