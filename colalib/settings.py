@@ -91,9 +91,9 @@ class FinetuneConfig:
     lr: float = setting(
         1e-3, "peak learning rate",
         label="learning rate", between=(1e-5, 1e-2), limits=(0, None), paper=1e-3)
-    encoder_lr: float = setting(
-        1.0, "learning rate of the encoder, as a share of lr; 0: frozen, only the linear layer learns",
-        label="encoder's share of it", limits=(0, 1), paper=1)
+    encoder_lr_factor: float = setting(
+        1.0, "the encoder learns at lr times this; 0: it is frozen, only the linear layer learns",
+        label="its factor for the encoder", limits=(0, 1), paper=1)
     weight_decay: float = setting(1e-2, "weight decay", between=(1e-6, 1e-1), limits=(0, None))
     warmup: float = setting(0.05, WARMUP, limits=(0, 0.9))
     dropout: float = setting(0.1, "dropout rate before the linear layer", limits=(0, 0.9))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from widget_helpers import Tags
 
 from colalib import widgets
-from colalib.course import running
+from colalib.course import running, site
 from colalib.evaluation import plots
 from colalib.widgets import PAGE, maps, parts, quiz
 
@@ -101,7 +101,8 @@ def small_course(root: Path) -> None:
 
 def use(root: Path, monkeypatch) -> None:
     """Let `root` be the checkout for the rest of the test."""
-    monkeypatch.setattr(running, "home", lambda: root)
+    for module in (running, site):
+        monkeypatch.setattr(module, "home", lambda: root)
     monkeypatch.setenv("COLA_RUNS", str(root / "runs"))
     monkeypatch.delenv("COLA_PROFILE", raising=False)
 

@@ -87,7 +87,7 @@ def test_some_bad_clips_are_counted(tmp_path, capsys, folder):
     code, text, _ = call(capsys, "prepare", tmp_path / "c", "--out", tmp_path / "s", "--jobs", 1)
     assert code == 0
     assert "1 clips left out" in text
-    assert "1 groups: every clip is its own" in text
+    assert "groups: 1, every clip its own" in text
     assert "bad.mp3: unreadable" in text
     assert "note: 1 other files were not looked at: .txt 1" in text
 

@@ -10,5 +10,6 @@ from colalib.course.profiles import (
     supervised,
     supervised_folder,
 )
-from colalib.course.running import home, lab, run
+from colalib.course.running import lab, run
+from colalib.files import home
 from colalib.files import runs_folder as runs

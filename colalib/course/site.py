@@ -27,7 +27,7 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from colalib.course import running
 from colalib.course.markdown import Renderer, render
 from colalib.errors import UserError, first_line
-from colalib.files import read_json, runs_folder, write_json
+from colalib.files import home, read_json, runs_folder, write_json
 from colalib.widgets import PAGE
 
 PAGES = Path(__file__).with_name("pages")  # the template, the style and the script
@@ -155,10 +155,10 @@ class Site:
         self.folder = folder
         self.notebooks = notebooks
         self.silent = 0  # clips of maps without a sound
-        self.documents = [name for name in DOCUMENTS if (running.home() / name).is_file()]
-        self.addresses = {running.home() / name: f"{DOCUMENTS[name][0]}.html" for name in self.documents}
+        self.documents = [name for name in DOCUMENTS if (home() / name).is_file()]
+        self.addresses = {home() / name: f"{DOCUMENTS[name][0]}.html" for name in self.documents}
         for page in notebooks:
-            self.addresses[running.home() / "notebooks" / Path(page.file).with_suffix(".ipynb")] = page.file
+            self.addresses[home() / "notebooks" / Path(page.file).with_suffix(".ipynb")] = page.file
         self.templates = Environment(loader=FileSystemLoader(PAGES), autoescape=True)
         self.links = [(f"{page}.html", words) for page, words in map(DOCUMENTS.get, self.documents)]
         for asset in ("site.css", "site.js"):
@@ -198,7 +198,7 @@ class Site:
         """
         path, hash, anchor = address.partition("#")
         file = Path(os.path.normpath(base / unquote(path)))
-        if not path or re.match(r"[\w+.-]+:|//", path) or not file.is_relative_to(running.home()):
+        if not path or re.match(r"[\w+.-]+:|//", path) or not file.is_relative_to(home()):
             return address
         if file in self.addresses:
             return self.addresses[file] + hash + anchor
@@ -210,14 +210,14 @@ class Site:
 
     def document(self, name: str) -> None:
         """Write the page of a document."""
-        file = running.home() / name
+        file = home() / name
         page, title = DOCUMENTS[name]
         body = render(file.read_text(encoding="utf-8"), lambda address: self.link(address, file.parent))
         self.write(f"{page}.html", title, f'<div class="rendered_html">{body}</div>')
 
     def index(self) -> None:
         """Write the first page: the map of the course."""
-        picture = self.link("pictures/cola.svg", running.home() / "notebooks")
+        picture = self.link("pictures/cola.svg", home() / "notebooks")
         index = self.templates.get_template("index.html")
         body = index.render(notebooks=self.notebooks, links=self.links, picture=picture)
         self.write("index.html", "COLA, the course", body)
@@ -232,7 +232,7 @@ class Site:
             for output in cell.get("outputs", []):
                 self.prepare(output, heading, before)
                 before = output.get("text", "").strip().rpartition("\n")[2] or before
-        renderer = Renderer(lambda address: self.link(address, running.home() / "notebooks"))
+        renderer = Renderer(lambda address: self.link(address, home() / "notebooks"))
         exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         exporter.register_filter(
             "markdown2html", lambda text: MarkdownWithMath(renderer=renderer).render(text)
@@ -300,7 +300,7 @@ class Site:
 
         view = Map.unpacked(packed)
         if view.links:
-            paths = [running.home() / unquote(link.removeprefix("files/")) for link in view.links]
+            paths = [home() / unquote(link.removeprefix("files/")) for link in view.links]
             sounds = [*previews((path, 0.0) for path in paths)]
         else:
             sounds = [view.previews[a:b] for a, b in zip(view.offsets, view.offsets[1:])]

@@ -59,10 +59,10 @@ def describe_split(assignment: pd.Series) -> str:
 
 
 def describe_groups(groups: pd.Series) -> str:
-    """Return in one line how many groups the clips have, and what that means if each clip has its own."""
+    """Return in one line how many groups the clips have, and what to do if each clip has its own."""
     n = groups.nunique()
-    alone = ": every clip is its own. Where recordings belong together, give them one `group`"
-    return f"{n} groups" + (alone if n == len(groups) else "")
+    alone = ", every clip its own; where recordings belong together, give them one `group`"
+    return f"groups: {n}" + (alone if n == len(groups) else "")
 
 
 def count_leaks(duplicates: pd.DataFrame) -> int:

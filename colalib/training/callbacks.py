@@ -62,7 +62,7 @@ class Schedule(Callback):
         step = trainer.global_step
         learning_rate = self.config.lr * self.factor(step)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate * group.get("share", 1.0)
+            group["lr"] = learning_rate * group.get("factor", 1.0)
         module.log("lr", learning_rate)
         torch.manual_seed(int(stream("dropout", self.config.seed, step).integers(2**62)))
 

@@ -52,7 +52,7 @@ class AudioClassifier(lightning.LightningModule):
     def __init__(self, config: FinetuneConfig, encoder: Encoder, classes: list[str]):
         super().__init__()
         self.config = config
-        self.encoder = encoder.requires_grad_(config.encoder_lr > 0)
+        self.encoder = encoder.requires_grad_(config.encoder_lr_factor > 0)
         self.classes = classes
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(encoder.dim, len(classes))
@@ -62,7 +62,7 @@ class AudioClassifier(lightning.LightningModule):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.config.encoder_lr == 0:  # then BatchNorm keeps its statistics too
+        if self.config.encoder_lr_factor == 0:  # then BatchNorm keeps its statistics too
             self.encoder.eval()
         return self
 
@@ -92,10 +92,10 @@ class AudioClassifier(lightning.LightningModule):
 
     def configure_optimizers(self):
         fused = self.device.type in ("cpu", "cuda")
-        share, parameters = self.config.encoder_lr, self.parameters()
-        if share < 1:  # `Schedule` follows it
+        factor, parameters = self.config.encoder_lr_factor, self.parameters()
+        if factor < 1:  # `Schedule` multiplies by it
             head, encoder = self.head.parameters(), self.encoder.parameters()
-            parameters = [{"params": head}, {"params": encoder, "share": share}]
+            parameters = [{"params": head}, {"params": encoder, "factor": factor}]
         return OPTIMISERS[self.config.optimiser](
             parameters, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
         )
@@ -118,7 +118,7 @@ def finetune(
     """
     out, store = Path(out), open_store(store)
     check_settings(config, accelerator)
-    if encoder is None and config.encoder_lr == 0:
+    if encoder is None and config.encoder_lr_factor == 0:
         raise UserError("an untrained encoder cannot stay frozen: start from a pre-trained one")
     split = evaluation_splits(store.clips, config.label, config.fold)[0]
     labels = store.clips[config.label].to_numpy(dtype=object)

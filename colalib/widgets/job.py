@@ -108,4 +108,8 @@ class Job:
         refused = any(line.startswith(("colalib: ", "Traceback")) or ": error: " in line for line in lines)
         if "colalib: interrupted" in text or (self.run.finished and not refused):
             return ""
-        return text if refused else f"{text}\nIt ended without a message: killed, or out of memory.".strip()
+        return (
+            text
+            if refused
+            else f"{text}\nIt ended without an error message: killed, or out of memory.".strip()
+        )

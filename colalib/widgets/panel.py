@@ -31,7 +31,8 @@ SHOWN = {
         "objective", "batch_size", "lr", "filter_db", "mask_bands", "temperature", "margin", "seed",
     ),
     FinetuneConfig: (
-        "labels_per_class", "optimiser", "batch_size", "lr", "encoder_lr", "weight_decay", "dropout", "seed",
+        "labels_per_class", "optimiser", "batch_size", "lr", "encoder_lr_factor", "weight_decay", "dropout",
+        "seed",
     ),
 }  # fmt: skip
 

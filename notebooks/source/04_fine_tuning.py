@@ -514,8 +514,8 @@ display(plots.table(pairs[["labels", "a", "b", "a - b (points)", "95% interval",
 # ## 6 Your own comparison
 # The panel of notebook 3, for supervised training. Watch validation, not test: a choice that is made on the test split
 # inflates its score. Try ten times the learning rate, or two labels per class, from each
-# of the three beginnings. Let a pre-trained encoder learn more slowly than the new layer, or not at all: *encoder's share* of
-# the learning rate; 0 is frozen. And give scratch a fair chance: all labels, and the minutes of pre-training and fine-tuning
+# of the three beginnings. Let a pre-trained encoder learn more slowly than the new layer, or not at all: *its factor for
+# the encoder*, where 0 is frozen. And give scratch a fair chance: all labels, and the minutes of pre-training and fine-tuning
 # together. How much of the gap is left? Then more minutes, until validation gains no more.
 
 # %% tags=["widget"]
@@ -582,8 +582,8 @@ _ = course.exercise(majority_vote, check_votes)
 # </details>
 #
 # ### 4.2 A learning rate of its own for each part · medium · 10 minutes
-# The head is new, the encoder is not. A usual recipe lets the encoder learn more slowly, as *encoder's share* in the panel
-# does. Return the two parameter groups that an optimiser of torch takes.
+# The head is new, the encoder is not. A usual recipe lets the encoder learn more slowly, as *its factor for the
+# encoder* does in the panel. Return the two parameter groups that an optimiser of torch takes.
 
 
 # %%

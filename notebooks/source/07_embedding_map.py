@@ -28,7 +28,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 import umap
 from IPython.display import display
 from sklearn.metrics import euclidean_distances
@@ -36,7 +35,9 @@ from sklearn.preprocessing import StandardScaler
 
 import colalib
 from colalib import course, evaluation, widgets
-from colalib.data import audio, segments
+from colalib.course.experiments import embed
+from colalib.data import audio
+from colalib.data.clips import Clips
 from colalib.evaluation import intervals, plots
 from colalib.training.runs import Run
 
@@ -297,10 +298,7 @@ print(f"the same points dealt out at random would keep {100 * share:.1f}% of the
 drawn = np.sort(np.random.default_rng(0).permutation(len(store))[:400])
 layers = {"pre-trained": x, "random": x_random, "default": StandardScaler().fit_transform(default)}
 layers = {name: space[drawn] for name, space in layers.items()}
-network, hop = Run(encoder).load_encoder(), segments.EVAL_HOP_FRAMES
-with torch.no_grad():  # h [640], which pre-training made: the mean over a clip's segments
-    of_segments = [network(torch.from_numpy(segments.split_segments(store.frames(i), hop))) for i in drawn]
-h = torch.stack([of_clip.mean(dim=0) for of_clip in of_segments])
+h = embed(Run(encoder).load_encoder(), Clips([store], [drawn]))  # [400, 640]
 layers["pre-trained, h"] = StandardScaler().fit_transform(h)
 widgets.umap_lab(layers, store.clips["label"].values[drawn])
 

@@ -62,7 +62,7 @@ def test_the_encoder_may_learn_more_slowly_or_stay_frozen(mel_store, pretrained,
     moved = {}
     for share in (1.0, 0.25, 0.0):
         config = FinetuneConfig(
-            steps=1, batch_size=8, optimiser="sgd", lr=0.1, weight_decay=0, warmup=0, encoder_lr=share
+            steps=1, batch_size=8, optimiser="sgd", lr=0.1, weight_decay=0, warmup=0, encoder_lr_factor=share
         )
         run = training.finetune(mel_store, tmp_path / str(share), config, pretrained, progress=False)
         module, _ = training.load_classifier(run)

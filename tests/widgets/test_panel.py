@@ -126,7 +126,10 @@ def test_a_training_that_is_killed_says_so(mel_store, tmp_path):
     wait(lambda: len(job.run.metrics()) > 2)
     job.process().kill()
     wait(lambda: not job.process())
-    assert job.error().endswith("It ended without a message: killed, or out of memory.")
+    assert job.error().splitlines() == [
+        "72 of 96 clips are heard: test clips are left out",
+        "It ended without an error message: killed, or out of memory.",
+    ]
 
 
 NO_NAMES = dict.fromkeys(["", "a/b", "..", ".", ".hidden", "a\0b", "\ud800", "a\nb"], "Give the run a name")
